@@ -1,0 +1,85 @@
+# Holdfast. "make" lists the targets.
+
+GO     ?= go
+TOOL   := $(GO) tool -modfile=.ci/tools/go.mod
+ROOT   := $(shell test "$$(id -u)" = 0 && echo yes)
+# The race detector needs a C compiler.
+RACE   = $(shell command -v cc >/dev/null 2>&1 && echo -race)
+FUZZTIME ?= 10s
+# The tests of the virtual-machine lane, which take minutes under emulation.
+VM     := VMLane|InVirtualMachine
+# Modules of their own: what they require is nothing that a user of Holdfast gets.
+MODULES := reexec/reexectest/examples/grpc
+SEQUENCES ?= 300
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: demo-prepare ## upgrade, break and kill a service under load; DEMO=-on=stand-in chooses where
+	@CGO_ENABLED=0 $(GO) run ./vmtests/cmd/demo $(DEMO)
+
+.PHONY: demo-prepare
+demo-prepare: ## fetch and build what the demo needs, and say how long it takes
+	@CGO_ENABLED=0 $(GO) run ./vmtests/cmd/demo -prepare $(DEMO)
+
+# One package at a time: their tests start many processes, and fill a small machine alone.
+.PHONY: test
+test: ## run all tests; as root also those on real systemd 247, 252, 257 and 262
+ifeq ($(ROOT),yes)
+	@sh .ci/install
+endif
+	$(GO) build $(RACE) ./...
+	$(GO) test -p 1 $(RACE) -shuffle=on $$($(GO) list ./... | grep -v /vmtests)
+	@set -e; for dir in $(MODULES); do echo "cd $$dir && $(GO) test $(RACE) ./..."; (cd $$dir && $(GO) test $(RACE) ./...); done
+ifeq ($(ROOT),yes)
+	$(GO) run ./vmtests/cmd/prepare -lane=containers
+	$(GO) test -p 1 -timeout 20m -skip '$(VM)' $$($(GO) list ./vmtests/... | grep -v /vmtests/agreement)
+else
+	$(GO) test ./vmtests/internal/... ./vmtests/cmd/...
+	@echo
+	@echo 'left out: the tests on real systemd in containers (package vmtests), because they need root: sudo make test'
+	@test -n "$(RACE)" || echo 'left out: the race detector, because it needs a C compiler: apt-get install gcc libc6-dev'
+endif
+
+.PHONY: agreement
+agreement: ## compare the stand-in with real systemd, over SEQUENCES (300) sequences of operations (root)
+	$(GO) run ./vmtests/cmd/prepare -lane=containers
+	$(GO) test -count=1 -timeout 60m ./vmtests/agreement -sequences=$(SEQUENCES)
+
+.PHONY: test-vm
+test-vm: ## run the smoke story in a virtual machine (root; minutes without KVM)
+	$(GO) run ./vmtests/cmd/prepare -lane=vm
+	$(GO) test -timeout 15m -run '$(VM)' -v ./vmtests
+
+.PHONY: vmtests-prepare
+vmtests-prepare: ## install and build what the tests on real systemd need (root)
+	@$(GO) run ./vmtests/cmd/prepare
+
+.PHONY: check
+check: ## run go vet, staticcheck, gofumpt and go mod tidy
+	$(GO) vet ./...
+	$(GO) vet -tags damage ./packaging/...
+	$(TOOL) staticcheck ./...
+	@set -e; for dir in $(MODULES); do echo "cd $$dir && $(GO) vet ./... && staticcheck ./..."; \
+		(cd $$dir && $(GO) vet ./... && $(subst .ci,$(CURDIR)/.ci,$(TOOL)) staticcheck ./... && $(GO) mod tidy -diff); done
+	@out=$$($(TOOL) gofumpt -l .); test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
+	$(GO) mod tidy -diff
+
+.PHONY: model
+model: ## explore the protocol and print its tables
+	$(GO) test -count=1 -v ./reexec/internal/model
+	@cat reexec/internal/machine/testdata/table.txt
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+.PHONY: build
+build: ## build holdfast and myapp into .build
+	CGO_ENABLED=0 $(GO) build -trimpath -o .build/ ./units/cmd/holdfast ./packaging/myapp
