@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package handover
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/control"
+)
+
+// The versions of the protocol that this code speaks. A release raises Latest
+// by one at most and keeps Oldest at Latest-1 or below, so that a service can
+// always go one release forward and one back.
+const (
+	Oldest = 1
+	Latest = 1
+)
+
+// Range is a range of versions.
+type Range struct {
+	Oldest int `json:"oldest"`
+	Latest int `json:"latest"`
+}
+
+// Ours is the range that this code speaks.
+var Ours = Range{Oldest, Latest}
+
+func (r Range) String() string {
+	if r.Oldest == r.Latest {
+		return fmt.Sprint(r.Latest)
+	}
+	return fmt.Sprintf("%d to %d", r.Oldest, r.Latest)
+}
+
+// Negotiate returns the highest version that both speak.
+func Negotiate(ours, theirs Range) (int, error) {
+	v := min(ours.Latest, theirs.Latest)
+	if theirs.Oldest < 1 || theirs.Oldest > theirs.Latest || v < max(ours.Oldest, theirs.Oldest) {
+		return 0, fmt.Errorf("handover: we speak version %v, the other side %v: go through a release in between, or restart the service", ours, theirs)
+	}
+	return v, nil
+}
+
+// Hello is the first frame of each side.
+type Hello struct {
+	Versions Range  `json:"versions"`
+	Name     string `json:"name"`
+	Version  string `json:"version"`
+	PID      int    `json:"pid"`
+	// The rest is the predecessor's.
+	Instance   string           `json:"instance,omitempty"`
+	Generation int              `json:"generation,omitempty"` // of the successor
+	Beat       time.Duration    `json:"beat,omitempty"`       // nanoseconds
+	Last       *control.Verdict `json:"last,omitempty"`
+}
+
+// Descriptor describes one descriptor that travels with a Descriptors frame.
+type Descriptor struct {
+	// Role is "socket" (from systemd), "bound" (bound by an earlier
+	// generation), "control" (the control socket) or "elder" (a pidfd of an
+	// older generation that may still drain).
+	Role string `json:"role"`
+	Name string `json:"name,omitempty"`
+	// Source is how systemd passed it, a number of package activation.
+	Source uint8 `json:"source,omitempty"`
+	// Network and Address are what a bound socket was asked for.
+	Network string `json:"network,omitempty"`
+	Address string `json:"address,omitempty"`
+	// Elder is the process behind a pidfd.
+	Elder *control.Process `json:"elder,omitempty"`
+	// KillAt is when main ends that process if it lives on: it was undone.
+	KillAt time.Time `json:"kill_at,omitzero"`
+}
+
+// Descriptors announces the descriptors beside it, in the same order.
+type Descriptors struct {
+	List []Descriptor `json:"list"`
+}
+
+// Received acknowledges all descriptors so far.
+type Received struct {
+	Count int `json:"count"`
+}
+
+// Complete says how many descriptors there were.
+type Complete struct {
+	Count int `json:"count"`
+}
+
+// Beat is a sign of life.
+type Beat struct {
+	// Ill is empty when the service is healthy.
+	Ill string `json:"ill,omitempty"`
+}
+
+// Reason goes with Leaving, Undo and Stop.
+type Reason struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// Promote makes the successor main.
+type Promote struct {
+	Verdict *control.Verdict `json:"verdict,omitempty"`
+	// Signalled: a SIGUSR2 came too late for the predecessor; it is yours.
+	Signalled bool `json:"signalled,omitempty"`
+}
