@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"debug/buildinfo"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// modulePath is this module's, as it stands in the build information of every
+// binary that links it.
+const modulePath = "github.com/holdfast-go/holdfast"
+
+// binary is an opened file that passed the static checks. It is executed by
+// its descriptor, so what was checked is what runs, even if the path names
+// another file by then.
+type binary struct {
+	path string
+	file *os.File
+}
+
+// minExecFD keeps the descriptor clear of those that a child gets as 0, 1, ….
+const minExecFD = 64
+
+// openBinary opens the file behind path and checks all that can be seen
+// without running it. The caller closes the binary.
+func openBinary(path string) (_ *binary, err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, minExecFD)
+	if err := errors.Join(err, unix.Close(fd)); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	b := &binary{path: path, file: os.NewFile(uintptr(high), path)}
+	defer func() {
+		if err != nil {
+			_ = b.close()
+		}
+	}()
+	for _, check := range []func() error{b.checkFile, b.checkArchitecture, b.checkProgram} {
+		if err := check(); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+func (b *binary) close() error { return b.file.Close() }
+
+// execPath is the name under which the kernel finds this very file.
+func (b *binary) execPath() string {
+	return "/proc/self/fd/" + strconv.Itoa(minFD(b.file))
+}
+
+// above returns a copy of file with a higher number than the binary's. Between
+// fork and exec a child's descriptors are put in order by way of numbers above
+// the highest of them, which could hit the binary's; so one of them has to be
+// such a copy. The caller closes it.
+func (b *binary) above(file *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(minFD(file)), unix.F_DUPFD_CLOEXEC, minFD(b.file)+1)
+	if err != nil {
+		return nil, fmt.Errorf("copy descriptor of %s: %w", file.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
+// minFD is file's descriptor without a change of its blocking mode.
+func minFD(file *os.File) int {
+	fd := -1
+	if raw, err := file.SyscallConn(); err == nil {
+		_ = raw.Control(func(n uintptr) { fd = int(n) })
+	}
+	return fd
+}
+
+func (b *binary) checkFile() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(minFD(b.file), &st); err != nil {
+		return fmt.Errorf("%s: %w", b.path, err)
+	}
+	mode := st.Mode & unix.S_IFMT
+	if mode != unix.S_IFREG {
+		return fmt.Errorf("%s is not a regular file but %s", b.path, fileType(mode))
+	}
+	if st.Mode&0o022 != 0 && (st.Mode&0o002 != 0 || st.Gid != 0) {
+		return fmt.Errorf("%s has mode %04o: others than its owner may write it: chmod go-w", b.path, st.Mode&0o7777)
+	}
+	// Under PrivateUsers= a file of anybody else shows as the overflow uid.
+	if euid := uint32(os.Geteuid()); st.Uid != 0 && st.Uid != euid {
+		return fmt.Errorf("%s belongs to uid %d, who may change it: chown it to root, or to the service's user (uid %d)", b.path, st.Uid, euid)
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, b.execPath(), unix.X_OK, unix.AT_EACCESS); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: /proc is not mounted, and upgrades need it", b.path)
+		}
+		return fmt.Errorf("%s is not executable (mode %04o): %w: chmod +x, and allow its directory in ExecPaths=", b.path, st.Mode&0o7777, err)
+	}
+	return nil
+}
+
+func fileType(mode uint32) string {
+	switch mode {
+	case unix.S_IFDIR:
+		return "a directory"
+	case unix.S_IFIFO:
+		return "a FIFO"
+	case unix.S_IFSOCK:
+		return "a socket"
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return "a device"
+	}
+	return fmt.Sprintf("of type %o", mode)
+}
+
+var machines = map[string]elf.Machine{
+	"386": elf.EM_386, "amd64": elf.EM_X86_64, "arm": elf.EM_ARM, "arm64": elf.EM_AARCH64,
+	"loong64": elf.EM_LOONGARCH, "mips": elf.EM_MIPS, "mipsle": elf.EM_MIPS,
+	"mips64": elf.EM_MIPS, "mips64le": elf.EM_MIPS, "ppc64": elf.EM_PPC64,
+	"ppc64le": elf.EM_PPC64, "riscv64": elf.EM_RISCV, "s390x": elf.EM_S390,
+}
+
+func (b *binary) checkArchitecture() error {
+	f, err := elf.NewFile(b.file)
+	if err != nil {
+		return fmt.Errorf("%s is not an ELF executable: %w", b.path, err)
+	}
+	if want, ok := machines[runtime.GOARCH]; ok && f.Machine != want {
+		return fmt.Errorf("%s is built for %v, this machine is %v", b.path, f.Machine, want)
+	}
+	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
+		return fmt.Errorf("%s is of ELF type %v, not an executable", b.path, f.Type)
+	}
+	st, err := b.file.Stat()
+	if err != nil {
+		return err
+	}
+	for _, p := range f.Progs {
+		if end := p.Off + p.Filesz; p.Type == elf.PT_LOAD && (end < p.Off || end > uint64(st.Size())) {
+			return fmt.Errorf("%s is cut off: it has %d bytes and should have %d or more: put new versions in place by rename", b.path, st.Size(), end)
+		}
+	}
+	return nil
+}
+
+// checkProgram compares the build information: the same main package, linked
+// with this module.
+func (b *binary) checkProgram() error {
+	theirs, err := buildinfo.Read(b.file)
+	if err != nil {
+		return fmt.Errorf("%s: %w: it must be a Go binary with build information", b.path, err)
+	}
+	ours, ok := debug.ReadBuildInfo()
+	if !ok {
+		return errors.New("the running binary has no build information: build it with module support")
+	}
+	if ours.Path != theirs.Path {
+		return fmt.Errorf("%s is the program %s, the running one is %s", b.path, theirs.Path, ours.Path)
+	}
+	if !linksHoldfast(theirs) {
+		return fmt.Errorf("%s knows nothing of Holdfast: it does not link %s; use systemctl restart to start it", b.path, modulePath)
+	}
+	return nil
+}
+
+func linksHoldfast(info *debug.BuildInfo) bool {
+	if info.Main.Path == modulePath || strings.HasPrefix(info.Path, modulePath+"/") {
+		return true
+	}
+	for _, dep := range info.Deps {
+		if dep.Path == modulePath {
+			return true
+		}
+	}
+	return false
+}
+
+// processName is what ps shows: an execution by descriptor would show its
+// number.
+func processName(argv0 string) string {
+	name := filepath.Base(argv0)
+	return name[:min(len(name), 15)] // TASK_COMM_LEN
+}

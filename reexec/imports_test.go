@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// A service takes this package into its process, so it stays small: the
+// standard library, golang.org/x/sys for what package syscall lacks, the
+// client library of Prometheus for its metrics, and the two packages of this
+// module below it. Never package units, and never D-Bus: the service does not
+// talk to systemd that way (see the design of the reload command).
+func TestImports(t *testing.T) {
+	const module = "github.com/holdfast-go/holdfast"
+	allowed := []string{
+		"golang.org/x/sys", "github.com/prometheus/client_golang",
+		module + "/activation", module + "/notify", module + "/reexec",
+	}
+	checked := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			// A module of its own, for an example.
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
+				return filepath.SkipDir
+			}
+		}
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		checked++
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			ok := false
+			if first, _, _ := strings.Cut(name, "/"); !strings.Contains(first, ".") {
+				ok = true
+			}
+			for _, prefix := range allowed {
+				ok = ok || name == prefix || strings.HasPrefix(name, prefix+"/")
+			}
+			// Test kits are for tests and for each other.
+			if strings.HasSuffix(name, "test") && strings.HasPrefix(name, module) {
+				ok = strings.HasPrefix(path, "reexectest/")
+			}
+			if !ok {
+				t.Errorf("%s imports %s: allowed are the standard library and %s", path, name, strings.Join(allowed, ", "))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checked < 10 {
+		t.Errorf("%d source files found", checked)
+	}
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/activation"
+	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+)
+
+// The roles of descriptors in a handover.
+const (
+	roleSocket  = "socket"
+	roleBound   = "bound"
+	roleControl = "control"
+	roleElder   = "elder"
+)
+
+// inventory is everything that this generation holds and its successor gets.
+type inventory struct {
+	gate *gate
+
+	mu        sync.Mutex
+	set       *activation.Set // from systemd, directly or through predecessors
+	sources   map[string]activation.Source
+	bound     []boundSocket // bound by an earlier generation, not claimed yet
+	listeners []*listener
+	packets   []*packetConn
+	closed    bool
+}
+
+// boundSocket is a socket that an earlier generation bound itself.
+type boundSocket struct {
+	name, network, address string
+	file                   *os.File
+}
+
+// errStopped is returned to those who listen when it is too late.
+var errStopped = errors.New("reexec: the service is stopping")
+
+func newInventory(set *activation.Set) *inventory {
+	inv := &inventory{gate: newGate(), set: set, sources: map[string]activation.Source{}}
+	for _, info := range set.All() {
+		inv.sources[info.Name] = info.Source
+	}
+	return inv
+}
+
+func (inv *inventory) listen(name, network, address string) (net.Listener, error) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if inv.closed {
+		return nil, errStopped
+	}
+	if i := slices.IndexFunc(inv.listeners, func(l *listener) bool { return l.name == name }); i >= 0 {
+		return nil, fmt.Errorf("reexec: listen %q: the name is taken by %v", name, inv.listeners[i].Addr())
+	}
+	var lanes []*lane
+	if b, ok := inv.takeBound(name, network, address); ok {
+		ln, err := net.FileListener(b.file)
+		if err := errors.Join(err, b.file.Close()); err != nil {
+			return nil, fmt.Errorf("reexec: listen %q: take over %s %s: %w", name, network, address, err)
+		}
+		lanes = []*lane{{Listener: ln, network: network, address: address, bound: true, inherited: true}}
+	} else {
+		if err := inv.makeRoom(name, network, address); err != nil {
+			return nil, fmt.Errorf("reexec: listen %q: %w", name, err)
+		}
+		got, err := inv.set.Listen(context.Background(), name, network, address)
+		if err != nil {
+			return nil, fmt.Errorf("reexec: listen %q: %w", name, err)
+		}
+		for _, ln := range got.Listeners {
+			lanes = append(lanes, &lane{Listener: ln, network: network, address: address, bound: !got.Passed})
+		}
+	}
+	l := newListener(name, lanes, inv.gate)
+	inv.listeners = append(inv.listeners, l)
+	return l, nil
+}
+
+func (inv *inventory) listenPacket(name, network, address string) (net.PacketConn, error) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if inv.closed {
+		return nil, errStopped
+	}
+	if slices.ContainsFunc(inv.packets, func(c *packetConn) bool { return c.name == name }) {
+		return nil, fmt.Errorf("reexec: listen for packets %q: the name is taken", name)
+	}
+	c := &packetConn{name: name, network: network, address: address, gate: inv.gate, closing: make(chan struct{}), changed: make(chan struct{})}
+	if b, ok := inv.takeBound(name, network, address); ok {
+		conn, err := net.FilePacketConn(b.file)
+		if err := errors.Join(err, b.file.Close()); err != nil {
+			return nil, fmt.Errorf("reexec: listen for packets %q: take over %s %s: %w", name, network, address, err)
+		}
+		c.PacketConn, c.bound, c.inherited = conn, true, true
+	} else {
+		if err := inv.makeRoom(name, network, address); err != nil {
+			return nil, fmt.Errorf("reexec: listen for packets %q: %w", name, err)
+		}
+		got, err := inv.set.ListenPacket(context.Background(), name, network, address)
+		if err != nil {
+			return nil, fmt.Errorf("reexec: listen for packets %q: %w", name, err)
+		}
+		if n := len(got.PacketConns); n > 1 {
+			for _, conn := range got.PacketConns {
+				_ = conn.Close()
+			}
+			return nil, fmt.Errorf("reexec: listen for packets %q: %d sockets have this name: give each ListenDatagram= a .socket unit with a FileDescriptorName= of its own", name, n)
+		}
+		c.PacketConn, c.bound = got.PacketConns[0], !got.Passed
+	}
+	inv.packets = append(inv.packets, c)
+	return c, nil
+}
+
+// makeRoom removes a stale path before a socket is bound to it, unless the
+// name was passed and nothing will be bound.
+func (inv *inventory) makeRoom(name, network, address string) error {
+	if slices.ContainsFunc(inv.set.All(), func(i activation.Info) bool { return i.Name == name }) {
+		return nil
+	}
+	_, err := removeStale(network, address) // bind(2) says it if it is in use
+	return err
+}
+
+// takeBound finds what an earlier generation bound for the same name and the
+// same address. Another address is another socket.
+func (inv *inventory) takeBound(name, network, address string) (boundSocket, bool) {
+	i := slices.IndexFunc(inv.bound, func(b boundSocket) bool {
+		return b.name == name && b.network == network && b.address == address
+	})
+	if i < 0 {
+		return boundSocket{}, false
+	}
+	b := inv.bound[i]
+	inv.bound = slices.Delete(inv.bound, i, i+1)
+	return b, true
+}
+
+func (inv *inventory) accept() { inv.gate.set(true) }
+
+func (inv *inventory) pause() {
+	inv.gate.set(false)
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	for _, l := range inv.listeners {
+		l.pause()
+	}
+	for _, c := range inv.packets {
+		c.pause()
+	}
+}
+
+// dropUnclaimed closes what earlier generations bound and this one does not
+// want. What came from systemd is kept and passed on, claimed or not: the next
+// version, or the last one after a rollback, may want it.
+func (inv *inventory) dropUnclaimed() (dropped []string) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	for _, b := range inv.bound {
+		_ = b.file.Close()
+		if isUnixPath(b.network, b.address) && filepath.IsAbs(b.address) && !inv.usesPath(b.address) {
+			_ = os.Remove(b.address)
+		}
+		dropped = append(dropped, fmt.Sprintf("%q (%s %s)", b.name, b.network, b.address))
+	}
+	inv.bound = nil
+	return dropped
+}
+
+// usesPath says whether a socket of ours is bound to the path.
+func (inv *inventory) usesPath(path string) bool {
+	for _, l := range inv.listeners {
+		if slices.ContainsFunc(l.lanes, func(l *lane) bool { return l.Addr().String() == path }) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(inv.packets, func(c *packetConn) bool { return c.LocalAddr().String() == path })
+}
+
+// close stops accepting for good. Paths of Unix sockets that a generation has
+// bound are removed, unless they are somebody else's.
+func (inv *inventory) close(paths ownership) error {
+	remove := func(bound, inherited bool) bool {
+		return bound && (paths == ours || paths == predecessors && !inherited)
+	}
+	inv.pause()
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.closed = true
+	var errs []error
+	for _, l := range inv.listeners {
+		for _, lane := range l.lanes {
+			if u, ok := lane.Listener.(*net.UnixListener); ok {
+				u.SetUnlinkOnClose(remove(lane.bound, lane.inherited))
+			}
+		}
+		errs = append(errs, l.Close())
+	}
+	for _, c := range inv.packets {
+		errs = append(errs, c.Close())
+		if path := c.LocalAddr().String(); remove(c.bound, c.inherited) && isUnixPath(c.LocalAddr().Network(), path) {
+			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	errs = append(errs, inv.set.Close())
+	return errors.Join(errs...)
+}
+
+// openConnections counts what is still open on all listeners.
+func (inv *inventory) openConnections() int {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	n := 0
+	for _, l := range inv.listeners {
+		n += l.conns.count()
+	}
+	return n
+}
+
+func (inv *inventory) all() []*listener {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	return slices.Clone(inv.listeners)
+}
+
+// list is for the status.
+func (inv *inventory) list() []control.Listener {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	var out []control.Listener
+	add := func(name string, addr net.Addr, bound bool) {
+		origin := "bound"
+		if !bound {
+			origin = inv.sources[name].String()
+		}
+		out = append(out, control.Listener{Name: name, Network: addr.Network(), Address: addr.String(), Origin: origin})
+	}
+	for _, l := range inv.listeners {
+		for _, lane := range l.lanes {
+			add(l.name, lane.Addr(), lane.bound)
+		}
+	}
+	for _, c := range inv.packets {
+		add(c.name, c.LocalAddr(), c.bound)
+	}
+	return out
+}
+
+// passing is a descriptor on its way to the successor. fd is a copy of ours,
+// to be closed when its receipt was acknowledged.
+type passing struct {
+	handover.Descriptor
+	fd int
+}
+
+// pass copies every descriptor that the successor gets.
+func (inv *inventory) pass() (out []passing, err error) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	defer func() {
+		if err != nil {
+			closePassing(out)
+			out = nil
+		}
+	}()
+	add := func(d handover.Descriptor, conn any) error {
+		fd, err := duplicate(conn)
+		if err != nil {
+			return fmt.Errorf("pass on %q: %w", d.Name, err)
+		}
+		out = append(out, passing{d, fd})
+		return nil
+	}
+	describe := func(name, network, address string, bound bool) handover.Descriptor {
+		if bound {
+			return handover.Descriptor{Role: roleBound, Name: name, Network: network, Address: address}
+		}
+		return handover.Descriptor{Role: roleSocket, Name: name, Source: uint8(inv.sources[name])}
+	}
+	for _, l := range inv.listeners {
+		for _, lane := range l.lanes {
+			if err := add(describe(l.name, lane.network, lane.address, lane.bound), lane.Listener); err != nil {
+				return out, err
+			}
+		}
+	}
+	for _, c := range inv.packets {
+		if err := add(describe(c.name, c.network, c.address, c.bound), c.PacketConn); err != nil {
+			return out, err
+		}
+	}
+	for _, info := range inv.set.Unclaimed() {
+		fd, err := unix.FcntlInt(uintptr(info.FD), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return out, fmt.Errorf("pass on %q: %w", info.Name, err)
+		}
+		out = append(out, passing{describe(info.Name, "", "", false), fd})
+	}
+	return out, nil
+}
+
+func closePassing(list []passing) {
+	for _, p := range list {
+		_ = unix.Close(p.fd)
+	}
+}
+
+// duplicate copies the descriptor of a socket without touching its blocking
+// mode, which all copies share. That is why it is not conn.File().Fd().
+func duplicate(conn any) (int, error) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return -1, fmt.Errorf("%T has no descriptor", conn)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	var dupErr error
+	err = raw.Control(func(from uintptr) {
+		fd, dupErr = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	return fd, errors.Join(err, dupErr)
+}

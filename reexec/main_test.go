@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/holdfast-go/holdfast/activation/activationtest"
+)
+
+// roleVariable makes the test binary play another part than running tests. The
+// services of these tests are processes of this binary, and so are their
+// successors.
+const roleVariable = "HOLDFAST_TEST_ROLE"
+
+var roles = map[string]func() int{
+	"service": serviceMain,
+	"manager": managerMain,
+	"exec":    execMain,
+}
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(roleVariable); name != "" {
+		role, ok := roles[name]
+		if !ok {
+			fmt.Fprintf(os.Stderr, "%s=%q: no such role\n", roleVariable, name)
+			os.Exit(2)
+		}
+		os.Exit(role())
+	}
+	activationtest.Main(m)
+}

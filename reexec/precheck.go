@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+)
+
+// checkVariable tells a process that it is a pre-check. Its value is the
+// descriptor for the answer.
+const checkVariable = "HOLDFAST_CHECK"
+
+// checkAnswer is what the new binary says of itself.
+type checkAnswer struct {
+	Name     string         `json:"name"`
+	Version  string         `json:"version"`
+	Versions handover.Range `json:"versions"`
+	Error    string         `json:"error,omitempty"`
+}
+
+// precheck opens the new binary, checks it, and lets it check itself. The
+// caller closes the binary.
+func (s *Service) precheck(ctx context.Context) (*binary, checkAnswer, error) {
+	b, err := openBinary(s.opts.Executable)
+	if err != nil {
+		return nil, checkAnswer{}, err
+	}
+	answer, err := s.selfCheck(ctx, b)
+	if err != nil {
+		return nil, answer, errors.Join(err, b.close())
+	}
+	return b, answer, nil
+}
+
+// selfCheck runs the new binary in check mode: no sockets, no NOTIFY_SOCKET,
+// and a bound on its time, so that a binary that ignores the mode cannot
+// serve, or be heard by systemd.
+func (s *Service) selfCheck(ctx context.Context, b *binary) (checkAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CheckTimeout)
+	defer cancel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return checkAnswer{}, fmt.Errorf("self-check of %s: %w", b.path, err)
+	}
+	defer r.Close()
+	high, err := b.above(w)
+	_ = w.Close()
+	if err != nil {
+		return checkAnswer{}, fmt.Errorf("self-check of %s: %w", b.path, err)
+	}
+	said := &tail{limit: 4 << 10}
+	cmd := exec.CommandContext(ctx, b.execPath())
+	cmd.Args = argv
+	cmd.Env = childEnv(environ, "NOTIFY_SOCKET", "WATCHDOG_USEC")
+	cmd.Env = append(cmd.Env, checkVariable+"=3")
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.ExtraFiles = []*os.File{high}
+	// Its own process group, so that what it starts goes with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	err = cmd.Start()
+	_ = high.Close()
+	if err != nil {
+		return checkAnswer{}, fmt.Errorf("start %s: %w", b.path, err)
+	}
+	written := readWritten(r, 64<<10)
+	err = cmd.Wait()
+	line := written()
+
+	var answer checkAnswer
+	decodeErr := json.Unmarshal(bytes.TrimSpace(line), &answer)
+	switch {
+	case ctx.Err() != nil:
+		return answer, fmt.Errorf("self-check of %s did not end within %v%s", b.path, s.opts.CheckTimeout, said.quote())
+	case errors.Is(err, exec.ErrWaitDelay):
+		return answer, fmt.Errorf("self-check of %s left a process behind that holds its output%s", b.path, said.quote())
+	case decodeErr == nil && answer.Error != "":
+		return answer, fmt.Errorf("self-check of %s: %s", b.path, answer.Error)
+	case err != nil:
+		return answer, fmt.Errorf("self-check of %s: %w%s", b.path, err, said.quote())
+	case decodeErr != nil:
+		return answer, fmt.Errorf("self-check of %s gave no answer: call reexec.New in its main%s", b.path, said.quote())
+	case answer.Name != s.opts.Name:
+		return answer, fmt.Errorf("%s is the service %q, this is %q", b.path, answer.Name, s.opts.Name)
+	}
+	if _, err := handover.Negotiate(handover.Ours, answer.Versions); err != nil {
+		return answer, fmt.Errorf("%s: %w", b.path, err)
+	}
+	return answer, nil
+}
+
+// readWritten reads from a pipe in the background, up to limit. The function that
+// it returns ends that, and returns all that has been written so far. It does
+// not wait for the end of the pipe, which a process left behind may hold.
+func readWritten(r *os.File, limit int) func() []byte {
+	read := make(chan []byte, 1)
+	go func() {
+		data, _ := io.ReadAll(io.LimitReader(r, int64(limit))) // the error is the deadline below
+		read <- data
+	}()
+	return func() []byte {
+		_ = r.SetReadDeadline(time.Now())
+		data := <-read
+		// A deadline comes before data: what was written just now may not have been read.
+		raw, err := r.SyscallConn()
+		if err != nil {
+			return data
+		}
+		rest := make([]byte, limit)
+		_ = raw.Control(func(fd uintptr) { // does not block, as every pipe of package os
+			for len(data) < limit {
+				n, err := unix.Read(int(fd), rest[:limit-len(data)])
+				if err == unix.EINTR {
+					continue
+				}
+				if err != nil || n == 0 {
+					return
+				}
+				data = append(data, rest[:n]...)
+			}
+		})
+		return data
+	}
+}
+
+// inCheckMode says whether this process is a pre-check, and where the answer
+// goes. A value that it does not understand is an error: whoever was started to
+// check must not serve.
+func inCheckMode(opts Options) (io.Writer, bool, error) {
+	if value, ok := os.LookupEnv(checkVariable); ok {
+		fd, err := strconv.ParseUint(value, 10, 31)
+		if err != nil || fd < 3 {
+			return nil, false, fmt.Errorf("reexec: %s=%q: must be a descriptor from 3 on", checkVariable, value)
+		}
+		return os.NewFile(uintptr(fd), "check answer"), true, nil
+	}
+	if opts.CheckOnly {
+		return os.Stdout, true, nil
+	}
+	return nil, false, nil
+}
+
+// runCheck answers the pre-check and returns the exit status.
+func runCheck(w io.Writer, opts Options) int {
+	answer := checkAnswer{Name: opts.Name, Version: opts.Version, Versions: handover.Ours}
+	if opts.Check != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), opts.CheckTimeout)
+		defer cancel()
+		if err := opts.Check(ctx); err != nil {
+			answer.Error = err.Error()
+		}
+	}
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: answer the check: %v\n", opts.Name, err)
+		return 1
+	}
+	if answer.Error != "" {
+		return 1
+	}
+	return 0
+}
+
+// childEnv is the environment of a child: ours, less what is about this very
+// process. WATCHDOG_PID goes, since without it WATCHDOG_USEC is for whoever
+// reads it (sd_watchdog_enabled(3)).
+func childEnv(environ []string, without ...string) []string {
+	drop := map[string]bool{
+		"LISTEN_PID": true, "LISTEN_PIDFDID": true, "LISTEN_FDS": true, "LISTEN_FDNAMES": true,
+		"WATCHDOG_PID": true, "SYSTEMD_EXEC_PID": true, "MAINPID": true, "MAINPIDFDID": true,
+		handoverVariable: true, checkVariable: true, executableVariable: true,
+	}
+	for _, name := range without {
+		drop[name] = true
+	}
+	out := make([]string, 0, len(environ))
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if !drop[name] {
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// tail keeps the last bytes that were written to it, and from the cause of a
+// crash on also the first ones: a crash says its reason before its stacks.
+type tail struct {
+	limit int
+	buf   []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.buf = append(t.buf, p...)
+	if len(t.buf) <= t.limit {
+		return len(p), nil
+	}
+	keep := 0
+	if i := causeIndex(t.buf); i >= 0 {
+		// What came before the cause goes first.
+		t.buf = append(t.buf[:0], t.buf[min(i, len(t.buf)-t.limit):]...)
+		if i = causeIndex(t.buf); i == 0 {
+			keep = t.limit / 2
+		}
+	}
+	over := len(t.buf) - t.limit
+	t.buf = append(t.buf[:keep], t.buf[keep+over:]...)
+	return len(p), nil
+}
+
+// quote returns what says most, for the end of an error.
+func (t *tail) quote() string { return quoteOutput(t.buf) }
+
+// causeIndex is where a Go crash names its cause, at the beginning of a line.
+func causeIndex(b []byte) int {
+	for start := 0; start < len(b); {
+		line := b[start:]
+		if bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: ")) {
+			return start
+		}
+		end := bytes.IndexByte(line, '\n')
+		if end < 0 {
+			break
+		}
+		start += end + 1
+	}
+	return -1
+}
+
+func quoteOutput(b []byte) string {
+	if i := causeIndex(b); i >= 0 {
+		b, _, _ = bytes.Cut(b[i:], []byte("\n"))
+	} else if bytes.HasPrefix(bytes.TrimSpace(b), []byte("goroutine ")) {
+		// The runtime copies the stacks of a fatal error, not its first line
+		// (debug.SetCrashOutput).
+		return ": a fatal error of the Go runtime, see its lines in the journal"
+	}
+	lines := strings.Split(strings.TrimSpace(strings.ToValidUTF8(string(b), "?")), "\n")
+	text := strings.Join(lines[max(0, len(lines)-3):], "; ")
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/activation"
+	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+	"github.com/holdfast-go/holdfast/reexec/internal/machine"
+)
+
+// predecessor is the process that started us, seen from here.
+type predecessor struct {
+	process control.Process
+	conn    *handover.Conn
+	pidfd   *process
+	hello   handover.Hello
+	// signalled says that a SIGUSR2 was kept for us.
+	signalled bool
+}
+
+// inherited is what a successor got.
+type inherited struct {
+	set     *activation.Set
+	bound   []boundSocket
+	control *os.File
+	elders  []*elder
+}
+
+// elder is an older generation that may still drain.
+type elder struct {
+	control.Process
+	handle *process
+	killAt time.Time // of one that was undone; zero for all others
+}
+
+// join takes the handover socket from the environment and receives all that
+// the predecessor hands over. It returns nil without an error when there is no
+// predecessor.
+func join(name, version string) (*predecessor, inherited, error) {
+	value, ok := os.LookupEnv(handoverVariable)
+	if !ok {
+		return nil, inherited{}, nil
+	}
+	if err := os.Unsetenv(handoverVariable); err != nil {
+		return nil, inherited{}, fmt.Errorf("reexec: unset %s: %w", handoverVariable, err)
+	}
+	socket, stderr, pid, err := parseHandover(value)
+	if err != nil {
+		return nil, inherited{}, err
+	}
+	// A value that a grandchild found in its environment names a descriptor
+	// that it does not have, or that is another's and must not be touched.
+	switch peer, err := handover.PeerPID(socket); {
+	case err != nil:
+		return nil, inherited{}, fmt.Errorf("reexec: %s=%q: %w: unset the variable in children of the service", handoverVariable, value, err)
+	case peer != pid:
+		return nil, inherited{}, fmt.Errorf("reexec: %s=%q: the socket is of PID %d: unset the variable in children of the service", handoverVariable, value, peer)
+	}
+	conn, err := handover.New(os.NewFile(uintptr(socket), "handover"))
+	if err != nil {
+		return nil, inherited{}, fmt.Errorf("reexec: %s=%q: %w", handoverVariable, value, err)
+	}
+	p := &predecessor{process: control.Process{PID: pid}, conn: conn, pidfd: newProcess(pid, -1)}
+	if err := takeStderr(stderr); err != nil {
+		return nil, inherited{}, errors.Join(err, p.close())
+	}
+	raiseOOMScore()
+	nameProcess(argv[0])
+	got, err := p.receive(name, version)
+	if err != nil {
+		p.leave(err)
+		return nil, inherited{}, fmt.Errorf("reexec: join PID %d: %w", pid, err)
+	}
+	return p, got, nil
+}
+
+// leave says why we go: the predecessor's verdict carries it to the operator.
+func (p *predecessor) leave(why error) {
+	_ = p.conn.Send(handover.KindLeaving, handover.Reason{Reason: why.Error()})
+	_ = p.close()
+}
+
+func (p *predecessor) close() error {
+	p.pidfd.close()
+	return p.conn.Close()
+}
+
+func parseHandover(value string) (socket, stderr, pid int, err error) {
+	parts := strings.Split(value, ",")
+	if len(parts) != 3 {
+		return 0, 0, 0, fmt.Errorf("reexec: %s=%q: must be three numbers", handoverVariable, value)
+	}
+	for i, to := range []*int{&socket, &stderr, &pid} {
+		n, err := strconv.ParseUint(parts[i], 10, 31)
+		if err != nil {
+			return 0, 0, 0, fmt.Errorf("reexec: %s=%q: %w", handoverVariable, value, err)
+		}
+		*to = int(n)
+	}
+	if pid == 0 {
+		return 0, 0, 0, fmt.Errorf("reexec: %s=%q: PID 0 is no process", handoverVariable, value)
+	}
+	if socket < 3 || stderr < 3 || socket == stderr {
+		return 0, 0, 0, fmt.Errorf("reexec: %s=%q: descriptors start at 3", handoverVariable, value)
+	}
+	return socket, stderr, pid, nil
+}
+
+// takeStderr puts the real stderr in place of the pipe to the predecessor, so
+// that our lines carry our PID in the journal. The pipe gets a copy of what the
+// Go runtime says of a crash, until we are main: the verdict then has the
+// reason.
+func takeStderr(fd int) error {
+	if pipe, err := unix.FcntlInt(2, unix.F_DUPFD_CLOEXEC, 3); err == nil {
+		f := os.NewFile(uintptr(pipe), "crash output")
+		_ = debug.SetCrashOutput(f, debug.CrashOptions{}) // it keeps a copy of its own
+		_ = f.Close()
+	}
+	if err := unix.Dup3(fd, 2, 0); err != nil {
+		return fmt.Errorf("reexec: take over stderr from descriptor %d: %w", fd, err)
+	}
+	if err := unix.Close(fd); err != nil {
+		return fmt.Errorf("reexec: take over stderr from descriptor %d: %w", fd, err)
+	}
+	return nil
+}
+
+func (p *predecessor) receive(name, version string) (got inherited, err error) {
+	f, files, err := p.conn.Receive()
+	if err != nil {
+		return got, err
+	}
+	closeFiles(files)
+	if f.Kind != handover.KindHello {
+		return got, fmt.Errorf("%w: %v, want hello", handover.ErrFrame, f.Kind)
+	}
+	if err := f.Decode(&p.hello); err != nil {
+		return got, err
+	}
+	p.process.Generation, p.process.Version = p.hello.Generation-1, p.hello.Version
+	ours := handover.Hello{Versions: handover.Ours, Name: name, Version: version, PID: os.Getpid()}
+	if err := p.conn.Send(handover.KindHello, ours); err != nil {
+		return got, err
+	}
+	if _, err := handover.Negotiate(handover.Ours, p.hello.Versions); err != nil {
+		return got, err
+	}
+	if p.hello.Name != name {
+		return got, fmt.Errorf("the predecessor is the service %q, this is %q", p.hello.Name, name)
+	}
+	list, files, err := p.receiveDescriptors()
+	if err != nil {
+		return got, err
+	}
+	return sortOut(list, files)
+}
+
+func (p *predecessor) receiveDescriptors() (list []handover.Descriptor, files []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			closeFiles(files)
+		}
+	}()
+	for {
+		f, more, err := p.conn.Receive()
+		if err != nil {
+			return list, files, err
+		}
+		files = append(files, more...)
+		switch f.Kind {
+		case handover.KindDescriptors:
+			var d handover.Descriptors
+			if err := f.Decode(&d); err != nil {
+				return list, files, err
+			}
+			if len(d.List) != len(more) {
+				return list, files, fmt.Errorf("%d descriptors are described, %d arrived", len(d.List), len(more))
+			}
+			list = append(list, d.List...)
+			if err := p.conn.Send(handover.KindReceived, handover.Received{Count: len(list)}); err != nil {
+				return list, files, err
+			}
+		case handover.KindComplete:
+			var c handover.Complete
+			if err := f.Decode(&c); err != nil {
+				return list, files, err
+			}
+			if c.Count != len(list) {
+				return list, files, fmt.Errorf("%d descriptors were sent, %d arrived", c.Count, len(list))
+			}
+			return list, files, nil
+		default:
+			return list, files, fmt.Errorf("%w: unexpected %v", handover.ErrFrame, f.Kind)
+		}
+	}
+}
+
+// sortOut gives every descriptor its place. It takes the files over.
+func sortOut(list []handover.Descriptor, files []*os.File) (got inherited, err error) {
+	var passed []activation.Passed
+	for i, d := range list {
+		switch d.Role {
+		case roleSocket:
+			passed = append(passed, activation.Passed{File: files[i], Name: d.Name, Source: activation.Source(d.Source)})
+		case roleBound:
+			got.bound = append(got.bound, boundSocket{d.Name, d.Network, d.Address, files[i]})
+		case roleControl:
+			got.control = files[i]
+		case roleElder:
+			if d.Elder == nil {
+				closeFiles(files)
+				return inherited{}, fmt.Errorf("%w: an elder without its process", handover.ErrFrame)
+			}
+			fd, dupErr := unix.FcntlInt(uintptr(minFD(files[i])), unix.F_DUPFD_CLOEXEC, 0)
+			if dupErr == nil {
+				got.elders = append(got.elders, &elder{*d.Elder, newProcess(d.Elder.PID, fd), d.KillAt})
+			}
+			_ = files[i].Close()
+		default:
+			// From a newer predecessor: what we do not know, we do not need.
+			_ = files[i].Close()
+		}
+	}
+	got.set, err = activation.NewSet(passed)
+	return got, err
+}
+
+// listen reads what the predecessor says, until its end.
+func (p *predecessor) listen(tell report) {
+	promoted := false
+	for {
+		f, files, err := p.conn.Receive()
+		if err != nil {
+			switch {
+			case errors.Is(err, io.EOF):
+				tell(machine.Orphaned, fmt.Sprintf("predecessor (PID %d) is gone", p.process.PID))
+			case promoted || errors.Is(err, net.ErrClosed):
+			default:
+				// Garbage: it lives, and is main still. We must not be beside it.
+				tell(machine.Failed, fmt.Sprintf("predecessor (PID %d): %v", p.process.PID, err))
+			}
+			return
+		}
+		closeFiles(files)
+		var why handover.Reason
+		_ = f.Decode(&why)
+		switch f.Kind {
+		case handover.KindServe:
+			tell(machine.Serve, "")
+		case handover.KindPromote:
+			var promote handover.Promote
+			_ = f.Decode(&promote)
+			p.hello.Last, p.signalled = promote.Verdict, promote.Signalled
+			promoted = true
+			tell(machine.Promote, "")
+		case handover.KindUndo:
+			tell(machine.Undo, why.Reason)
+		case handover.KindStop:
+			tell(machine.Stop, why.Reason)
+		}
+	}
+}
+
+// nameProcess gives the process its name back: it was executed by descriptor,
+// and the kernel calls it by its number.
+func nameProcess(argv0 string) {
+	// ps shows the main thread's name, and this may be another thread: prctl(2)
+	// would name the wrong one.
+	_ = os.WriteFile(fmt.Sprintf("/proc/self/task/%d/comm", os.Getpid()), []byte(processName(argv0)), 0)
+}
+
+const oomScoreAdj = "/proc/self/oom_score_adj"
+
+var oomScoreBefore string
+
+// raiseOOMScore and restoreOOMScore make the kernel choose a successor on trial before
+// its predecessor. Raising needs no privilege, nor does going back to the
+// value that a privileged process set last (proc_pid_oom_score_adj(5)).
+func raiseOOMScore() {
+	b, err := os.ReadFile(oomScoreAdj)
+	if err != nil {
+		return
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return
+	}
+	if os.WriteFile(oomScoreAdj, []byte(strconv.Itoa(min(1000, score+200))), 0) == nil {
+		oomScoreBefore = strconv.Itoa(score)
+	}
+}
+
+func restoreOOMScore() {
+	if oomScoreBefore != "" {
+		_ = os.WriteFile(oomScoreAdj, []byte(oomScoreBefore), 0)
+		oomScoreBefore = ""
+	}
+}
+
+// waitReaped returns once the predecessor's parent has seen its death; systemd
+// has then adopted us by the PID file. It is bounded, because a parent that is
+// no service manager may never look.
+func (p *predecessor) waitReaped(bound time.Duration) {
+	deadline := time.Now().Add(bound)
+	for !p.pidfd.reaped() && time.Now().Before(deadline) {
+		time.Sleep(2 * time.Millisecond)
+	}
+}

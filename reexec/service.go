@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-go/holdfast/activation"
+	"github.com/holdfast-go/holdfast/notify"
+	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+	"github.com/holdfast-go/holdfast/reexec/internal/machine"
+)
+
+// Service is one generation of a service: this process. Make one with [New]
+// early in main, claim listeners, register servers, then call Run.
+type Service struct {
+	opts     Options
+	log      *slog.Logger
+	notifier *notify.Notifier
+
+	instance    string
+	generation  int
+	predecessor *predecessor // nil in the first generation
+
+	inv   *inventory
+	drain *drain
+
+	events   chan event
+	upgrades chan os.Signal // SIGUSR2
+	stops    chan os.Signal // SIGTERM and SIGINT, which no flood of others may displace
+	done     chan struct{}  // closed when Run returns
+
+	controlListener *net.UnixListener // nil without a runtime directory
+
+	run runner // used by Run's goroutine only
+
+	mu       sync.Mutex // what others may ask for
+	state    machine.State
+	since    time.Time
+	child    *control.Process
+	elders   []*elder
+	last     *control.Verdict
+	adopting bool
+	watchers map[*watcher]bool
+	running  bool
+}
+
+var (
+	created sync.Mutex
+	exists  bool
+)
+
+// ErrTwice is returned by a second New: a process is one generation.
+var ErrTwice = errors.New("reexec: New was called before in this process")
+
+// New finds out how this process was started: by systemd, by a predecessor,
+// by hand, or as a pre-check. As a pre-check it runs Options.Check and does
+// not return: the process exits. Call it after the configuration was read and
+// before anything that others can see is done.
+//
+// In a successor it receives what the predecessor hands over, which takes as
+// long as the predecessor's StartTimeout at most. It installs the handler for
+// SIGUSR2, since a signal may come before Run is called.
+func New(opts Options) (_ *Service, err error) {
+	if opts, err = opts.withDefaults(); err != nil {
+		return nil, err
+	}
+	switch w, ok, err := inCheckMode(opts); {
+	case err != nil:
+		return nil, err
+	case ok:
+		os.Exit(runCheck(w, opts))
+	}
+	created.Lock()
+	defer created.Unlock()
+	if exists {
+		return nil, ErrTwice
+	}
+
+	s := &Service{
+		opts: opts, log: opts.Logger, since: time.Now(), generation: 1,
+		events:   make(chan event, 64),
+		upgrades: make(chan os.Signal, 1),
+		stops:    make(chan os.Signal, 4),
+		done:     make(chan struct{}),
+
+		watchers: map[*watcher]bool{},
+	}
+	signal.Notify(s.upgrades, syscall.SIGUSR2)
+	pred, got, err := join(opts.Name, opts.Version)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil && pred != nil {
+			pred.leave(err)
+		}
+	}()
+	if s.notifier, err = notify.FromEnv(); err != nil {
+		return nil, fmt.Errorf("reexec: %w", err)
+	}
+	if pred == nil {
+		if got.set, err = activation.FromEnv(); err != nil {
+			return nil, fmt.Errorf("reexec: %w", err)
+		}
+		id := make([]byte, 8)
+		_, _ = rand.Read(id) // never fails, see crypto/rand
+		s.instance = hex.EncodeToString(id)
+	} else {
+		s.predecessor, s.state = pred, machine.Joining
+		s.generation, s.instance, s.last = pred.hello.Generation, pred.hello.Instance, pred.hello.Last
+		s.elders = got.elders
+	}
+	s.inv = newInventory(got.set)
+	s.inv.bound = got.bound
+	s.drain = newDrain(s.inv)
+	if err := s.openControl(got.control); err != nil {
+		return nil, err
+	}
+	if pred != nil {
+		go pred.listen(s.post)
+	}
+	exists = true
+	return s, nil
+}
+
+// Listen returns the listener of that name: the predecessor's, or the one
+// that systemd passed (FileDescriptorName= of the socket unit), or, when
+// nobody passed one, a new one bound to the address. A name stands for all
+// sockets that share it. Network is "tcp", "tcp4", "tcp6", "unix",
+// "unixpacket" or "vsock".
+//
+// Nothing is accepted before the service is ready and the predecessor lets
+// it. The service closes the listener when it drains; Accept then returns
+// net.ErrClosed.
+func (s *Service) Listen(name, network, address string) (net.Listener, error) {
+	ln, err := s.inv.listen(name, network, address)
+	s.notReady(err)
+	return ln, err
+}
+
+// ListenPacket is Listen for datagram sockets: "udp", "unixgram" and such.
+// ReadFrom waits while another generation reads.
+func (s *Service) ListenPacket(name, network, address string) (net.PacketConn, error) {
+	conn, err := s.inv.listenPacket(name, network, address)
+	s.notReady(err)
+	return conn, err
+}
+
+// notReady tells the predecessor what is in the way. Should this process end,
+// or not be ready in time, the verdict says so.
+func (s *Service) notReady(err error) {
+	if err == nil || s.predecessor == nil {
+		return
+	}
+	s.mu.Lock()
+	joining := s.state == machine.Joining
+	s.mu.Unlock()
+	if joining {
+		s.sayUp(handover.KindBeat, handover.Beat{Ill: err.Error()})
+	}
+}
+
+// Serve makes Run serve HTTP on ln with srv, TLS if srv.TLSConfig has
+// certificates. It wraps srv.Handler; after that, srv is the service's. When
+// the service drains, clients are led away with Connection: close before
+// anything is closed. Call it before Run.
+func (s *Service) Serve(srv *http.Server, ln net.Listener) {
+	s.drain.servers = append(s.drain.servers, newHTTPServer(srv, ln))
+}
+
+// Draining is closed when this generation begins to drain: another one is
+// main, or the service stops. Servers that Serve does not know lead their
+// clients away then; the process waits until every connection that was
+// accepted from a listener of Listen is closed, or the deadline passes.
+func (s *Service) Draining() <-chan struct{} { return s.drain.draining }
+
+// Generation counts the versions since systemd started the service, from 1.
+func (s *Service) Generation() int { return s.generation }
+
+// Version is Options.Version, or its default.
+func (s *Service) Version() string { return s.opts.Version }
+
+// Status is what the control socket says, too.
+func (s *Service) Status() control.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.statusLocked()
+}
+
+func (s *Service) statusLocked() control.Status {
+	st := control.Status{
+		Protocol: control.Version, Name: s.opts.Name, Instance: s.instance,
+		State: stateWord(s.state), Since: s.since,
+		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
+		Successor: s.child, Last: s.last, Listeners: s.inv.list(),
+	}
+	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
+		if e.handle.alive() {
+			return false
+		}
+		e.handle.close()
+		return true
+	})
+	for _, e := range s.elders {
+		st.Draining = append(st.Draining, e.Process)
+	}
+	return st
+}
+
+// stateWord is a state in an operator's words.
+func stateWord(s machine.State) string {
+	switch s {
+	case machine.Serving:
+		return "running"
+	case machine.Checking:
+		return "pre-check"
+	case machine.Booting, machine.Joining, machine.Offered:
+		return "starting up"
+	case machine.Trial:
+		return "on trial"
+	}
+	return s.String()
+}
+
+func (s *Service) self() control.Process {
+	return control.Process{PID: os.Getpid(), Generation: s.generation, Version: s.opts.Version}
+}

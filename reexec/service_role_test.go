@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/reexec"
+)
+
+// planVariable is the path of the plan. A test rewrites the file between two
+// generations, as a package manager puts another binary in place.
+const planVariable = "HOLDFAST_TEST_PLAN"
+
+// plan is what one version of the service does.
+type plan struct {
+	Name      string // default "service"
+	Version   string
+	Listeners []planSocket // the first one serves HTTP
+	Packets   []planSocket // answered with the PID of who read
+	Directory string       // Options.RuntimeDirectory
+
+	Probation, Beat, StartTimeout, CheckTimeout, DrainTimeout time.Duration
+	MaxDraining                                               int
+
+	// What it does at a moment: "panic: why", "exit: why", "hang", "stage" (report to the
+	// test and do as it says), or one of the moment's own.
+	Check string // in the pre-check; "ignore": does not call New; "mute": no answer
+	Early string // before New; "garbage", "close": on the handover socket
+	Built string // after New
+	// HealthFile holds what the health check returns; "hang" means that it
+	// does not. An empty or missing file is good health.
+	HealthFile string
+	Stages     string // socket of the test's stages
+	NoFile     uint64 // RLIMIT_NOFILE
+	CheckOnly  bool
+	FillTo     int // all descriptors below this one are in use
+}
+
+type planSocket struct{ Name, Network, Address string }
+
+func readPlan() (plan, error) {
+	var p plan
+	data, err := os.ReadFile(os.Getenv(planVariable))
+	if err != nil {
+		return p, err
+	}
+	return p, json.Unmarshal(data, &p)
+}
+
+func serviceMain() int {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("self", os.Getpid())
+	err := runService(log)
+	if err != nil {
+		log.Error("service ends", "error", err)
+		return 1
+	}
+	log.Info("service ends")
+	return 0
+}
+
+func runService(log *slog.Logger) error {
+	p, err := readPlan()
+	if err != nil {
+		return err
+	}
+	if p.NoFile > 0 {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: p.NoFile, Max: p.NoFile}); err != nil {
+			return err
+		}
+	}
+	if inCheck := os.Getenv("HOLDFAST_CHECK") != ""; inCheck {
+		switch p.Check {
+		case "ignore":
+			select {}
+		case "mute":
+			return nil
+		}
+	} else if err := p.do(p.Early, "early"); err != nil {
+		return err
+	}
+	for p.FillTo > 0 {
+		fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if fd >= p.FillTo {
+			_ = unix.Close(fd)
+			break
+		}
+	}
+	service, err := reexec.New(reexec.Options{
+		Name: cmp.Or(p.Name, "service"), Version: p.Version, RuntimeDirectory: p.Directory, CheckOnly: p.CheckOnly,
+		Check:  func(context.Context) error { return p.do(p.Check, "check") },
+		Health: p.health,
+		Beat:   p.Beat, Probation: p.Probation, StartTimeout: p.StartTimeout,
+		CheckTimeout: p.CheckTimeout, DrainTimeout: p.DrainTimeout, MaxDraining: p.MaxDraining,
+		Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := reexec.New(reexec.Options{Name: "service"}); !errors.Is(err, reexec.ErrTwice) {
+		return fmt.Errorf("a second New: %v", err)
+	}
+	for i, l := range p.Listeners {
+		ln, err := service.Listen(l.Name, l.Network, l.Address)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			service.Serve(&http.Server{Handler: p.handler(service)}, ln)
+		}
+	}
+	for _, l := range p.Packets {
+		conn, err := service.ListenPacket(l.Name, l.Network, l.Address)
+		if err != nil {
+			return err
+		}
+		go answerPackets(conn)
+	}
+	if err := p.do(p.Built, "built"); err != nil {
+		return err
+	}
+	return service.Run(context.Background())
+}
+
+// do acts as the plan says.
+func (p plan) do(what, moment string) error {
+	if what == "stage" {
+		answer, err := p.stage(moment)
+		if err != nil {
+			return err
+		}
+		what = answer
+	}
+	verb, text, _ := strings.Cut(what, ": ")
+	switch verb {
+	case "", "ignore", "mute":
+		return nil
+	case "panic":
+		panic(text)
+	case "exit":
+		return errors.New(text)
+	case "hang":
+		select {}
+	case "garbage":
+		// The handover socket is descriptor 3, see successor.go.
+		if _, err := unix.Write(3, []byte(text)); err != nil {
+			return err
+		}
+		select {}
+	case "close":
+		if err := unix.Close(3); err != nil {
+			return err
+		}
+		select {}
+	}
+	return fmt.Errorf("plan says %q: no such thing", what)
+}
+
+func (p plan) health(ctx context.Context) error {
+	if p.HealthFile == "" {
+		return nil
+	}
+	said, err := os.ReadFile(p.HealthFile)
+	switch {
+	case errors.Is(err, os.ErrNotExist) || len(said) == 0:
+		return nil
+	case err != nil:
+		return err
+	case string(said) == "hang":
+		<-ctx.Done()
+		select {} // as a check does that knows no context
+	}
+	return errors.New(string(said))
+}
+
+// stage tells the test where this process is, and waits for its word.
+func (p plan) stage(at string) (string, error) {
+	conn, err := net.Dial("unix", p.Stages)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := json.NewEncoder(conn).Encode(stage{PID: os.Getpid(), At: at}); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(conn)
+	return string(answer), err
+}
+
+// stage is a process that waits for the test.
+type stage struct {
+	PID  int
+	At   string
+	conn net.Conn
+}
+
+// who is the answer of GET /who.
+type who struct {
+	PID, Generation int
+	Version         string
+}
+
+func (p plan) handler(service *reexec.Service) http.Handler {
+	mux := http.NewServeMux()
+	me := who{os.Getpid(), service.Generation(), service.Version()}
+	mux.HandleFunc("GET /who", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(me) })
+	mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Pid", fmt.Sprint(me.PID))
+		_, _ = io.Copy(w, r.Body)
+	})
+	// A request that is answered when the test says so.
+	mux.HandleFunc("GET /wait", func(w http.ResponseWriter, _ *http.Request) {
+		if _, err := p.stage("wait"); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(me)
+	})
+	mux.HandleFunc("GET /crash", func(http.ResponseWriter, *http.Request) {
+		go panic("crash on demand") // net/http would recover from its own
+		select {}
+	})
+	return mux
+}
+
+func answerPackets(conn net.PacketConn) {
+	buf := make([]byte, 64)
+	for {
+		n, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		_, _ = conn.WriteTo(fmt.Appendf(nil, "%s %d", buf[:n], os.Getpid()), from)
+	}
+}
+
+// execMain starts the service the way systemd does: it passes descriptors 3
+// and up, whose names are in LISTEN_FDNAMES, to this very process.
+func execMain() int {
+	environ := []string{}
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); name != roleVariable && name != "LISTEN_PID" {
+			environ = append(environ, kv)
+		}
+	}
+	environ = append(environ, roleVariable+"=service")
+	if os.Getenv("LISTEN_FDS") != "" {
+		environ = append(environ, fmt.Sprintf("LISTEN_PID=%d", os.Getpid()))
+	}
+	err := syscall.Exec(os.Args[0], os.Args, environ)
+	fmt.Fprintln(os.Stderr, "exec:", err)
+	return 1
+}
