@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"slices"
+	"syscall"
+	"time"
+)
+
+const (
+	// maxHeader bounds the head of an answer.
+	maxHeader = 64 << 10
+	// maxSocketPath is sun_path less its NUL (unix(7)).
+	maxSocketPath = 107
+)
+
+// Client asks a service over its control socket. Each call makes a connection
+// of its own and closes it, so that no call ever ends up at an older generation
+// that the connection was made to. A Client may be used by several goroutines.
+//
+// Every method ends at the latest with its context; the error then wraps the
+// context's cause. Otherwise errors are [*NotRunningError], [*PermissionError],
+// [*VersionError], [*ProtocolError] or [*BrokenError].
+type Client struct{ socket string }
+
+// NewClient returns a client of the control socket at socketPath. It does not
+// connect yet.
+func NewClient(socketPath string) *Client { return &Client{socketPath} }
+
+// Status asks for the status of the service.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	// Main may end, or change, between accepting and answering: then the next
+	// one answers a new connection. To ask again costs nothing.
+	for attempt := 1; ; attempt++ {
+		st, err := c.statusOnce(ctx)
+		var broken *BrokenError
+		again := errors.As(err, &broken) || err == nil && st.State == "draining"
+		if attempt == statusAttempts || !again || ctx.Err() != nil {
+			return st, err
+		}
+	}
+}
+
+const statusAttempts = 3
+
+func (c *Client) statusOnce(ctx context.Context) (Status, error) {
+	a, err := c.ask(ctx, http.MethodGet, "status", "application/json")
+	if err != nil {
+		return Status{}, err
+	}
+	defer a.close()
+	body, err := a.readAll()
+	if err != nil {
+		return Status{}, err
+	}
+	st, err := parseStatus(body)
+	if err != nil {
+		return Status{}, &ProtocolError{c.socket, err}
+	}
+	if st.Protocol != Version {
+		return Status{}, &VersionError{c.socket, []int{st.Protocol}}
+	}
+	return st, nil
+}
+
+// Upgrade asks the service to upgrade and waits for the verdict, which may be
+// that it failed. onState, unless nil, is called with every state on the way,
+// in this goroutine. The end of ctx ends the waiting, not the upgrade.
+func (c *Client) Upgrade(ctx context.Context, onState func(Status)) (Verdict, error) {
+	a, err := c.ask(ctx, http.MethodPost, "upgrade", "application/x-ndjson")
+	if err != nil {
+		return Verdict{}, err
+	}
+	defer a.close()
+	var last *Status
+	for events := newEventReader(a.body); ; {
+		ev, err := events.next()
+		if err != nil {
+			err = a.fault(err)
+			var broken *BrokenError
+			if errors.As(err, &broken) {
+				broken.Last = last
+			}
+			return Verdict{}, err
+		}
+		if ev.Verdict != nil {
+			return *ev.Verdict, nil
+		}
+		last = ev.State
+		if onState != nil {
+			onState(*last)
+		}
+	}
+}
+
+// answer is an answer of code 200 whose body is yet to be read.
+type answer struct {
+	client *Client
+	ctx    context.Context
+	conn   net.Conn
+	body   io.Reader
+	close  func()
+}
+
+// ask makes one request. It speaks HTTP over the connection itself:
+// http.Transport does not tell a connection that ended from one that was never
+// made, and the difference is what the caller acts on.
+func (c *Client) ask(ctx context.Context, method, resource, mediaType string) (*answer, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unwatch := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	a := &answer{client: c, ctx: ctx, conn: conn, close: func() {
+		unwatch()
+		_ = conn.Close()
+	}}
+	if err := a.exchange(method, resource, mediaType); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (c *Client) connect(ctx context.Context) (net.Conn, error) {
+	if c.socket == "" || len(c.socket) > maxSocketPath {
+		return nil, fmt.Errorf("connect to control socket %q: path has %d bytes: must have 1 to %d", c.socket, len(c.socket), maxSocketPath)
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
+	for errors.Is(err, syscall.EAGAIN) && ctx.Err() == nil {
+		// The queue of the socket is full (connect(2)), and nothing tells when
+		// it no longer is.
+		select {
+		case <-ctx.Done():
+		case <-time.After(pollInterval):
+		}
+		conn, err = new(net.Dialer).DialContext(ctx, "unix", c.socket)
+	}
+	switch {
+	case err == nil:
+		return conn, nil
+	case ctx.Err() != nil:
+		return nil, c.ended(ctx)
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, &NotRunningError{c.socket, syscallError(err)}
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return nil, &PermissionError{c.socket, syscallError(err)}
+	default:
+		return nil, fmt.Errorf("connect to control socket %q: %w", c.socket, syscallError(err))
+	}
+}
+
+// exchange writes the request and reads the head of the answer.
+func (a *answer) exchange(method, resource, mediaType string) error {
+	request := fmt.Sprintf("%s /v%d/%s HTTP/1.1\r\nHost: control\r\nUser-Agent: holdfast\r\nAccept: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+		method, Version, resource, mediaType)
+	// An error of the write is not the last word: a server may answer and
+	// close without having read.
+	_, writeErr := io.WriteString(a.conn, request)
+
+	end := &endReader{r: a.conn}
+	limit := &io.LimitedReader{R: end, N: maxHeader}
+	resp, err := http.ReadResponse(bufio.NewReader(limit), &http.Request{Method: method})
+	switch {
+	case err == nil:
+	case limit.N <= 0:
+		return &ProtocolError{a.client.socket, fmt.Errorf("head of the answer is longer than %d bytes", maxHeader)}
+	case writeErr != nil:
+		return a.fault(writeErr)
+	case end.err != nil:
+		// A head that was cut also looks malformed.
+		return a.fault(end.err)
+	default:
+		return a.fault(err)
+	}
+	limit.N = 1<<63 - 1
+	a.body = resp.Body
+
+	if resp.StatusCode != http.StatusOK {
+		return a.refusal(resp)
+	}
+	if got, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || got != mediaType {
+		return &ProtocolError{a.client.socket, fmt.Errorf("Content-Type %q: want %s", resp.Header.Get("Content-Type"), mediaType)}
+	}
+	return nil
+}
+
+// refusal turns an answer that is not 200 into an error.
+func (a *answer) refusal(resp *http.Response) error {
+	body, err := a.readAll()
+	if err != nil {
+		return err
+	}
+	var said Error
+	if json.Unmarshal(body, &said) != nil || said.Message == "" {
+		return &ProtocolError{a.client.socket, fmt.Errorf("answer %q without an error", resp.Status)}
+	}
+	switch {
+	case resp.StatusCode == http.StatusForbidden:
+		return &PermissionError{a.client.socket, &said}
+	case resp.StatusCode == http.StatusNotFound && len(said.Versions) > 0 && !slices.Contains(said.Versions, Version):
+		return &VersionError{a.client.socket, said.Versions}
+	default:
+		return &ProtocolError{a.client.socket, fmt.Errorf("answer %q: %w", resp.Status, &said)}
+	}
+}
+
+func (a *answer) readAll() ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(a.body, maxLine+1))
+	if err != nil {
+		return nil, a.fault(err)
+	}
+	if len(body) > maxLine {
+		return nil, &ProtocolError{a.client.socket, fmt.Errorf("answer is longer than %d bytes", maxLine)}
+	}
+	return body, nil
+}
+
+// fault names what a failed read or write means.
+func (a *answer) fault(err error) error {
+	switch {
+	case a.ctx.Err() != nil:
+		return a.client.ended(a.ctx)
+	case isEnd(err):
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return &BrokenError{Socket: a.client.socket, Err: syscallError(err)}
+	default:
+		return &ProtocolError{a.client.socket, err}
+	}
+}
+
+func (c *Client) ended(ctx context.Context) error {
+	return fmt.Errorf("wait for control socket %q: %w", c.socket, context.Cause(ctx))
+}
+
+// endReader remembers the error that ended r.
+type endReader struct {
+	r   io.Reader
+	err error
+}
+
+func (e *endReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil {
+		e.err = err
+	}
+	return n, err
+}
+
+// isEnd tells the end of a connection from an answer that makes no sense.
+func isEnd(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op)
+}
+
+// syscallError drops what net adds around the errno: the caller has named the
+// operation and the socket already.
+func syscallError(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/control"
+)
+
+const reloadHelp = `Upgrade a running service to the binary that is now installed, and wait for the
+verdict. A failed upgrade changes nothing: the old version serves on.
+
+  holdfast reload myapp
+  holdfast reload --json=pretty --timeout=5m myapp@1
+
+Usage: holdfast reload [OPTIONS] [UNIT]
+
+` + targetHelpText + `
+Options:
+      --socket=PATH     the control socket
+      --user            UNIT is one of your own service manager
+      --timeout=TIME    how long to wait (2m); 0 is without end
+  -q, --quiet           print errors only
+      --json=MODE       print the result as JSON: short, pretty or off
+  -h, --help            show this help
+
+` + ExitCodesHelp
+
+const (
+	defaultReloadTimeout = 2 * time.Minute
+	// downAfter is how long a service that died in its upgrade may take to be
+	// started anew.
+	downAfter = 10 * time.Second
+	// downAfterInUnit is the same in a command of ExecReload=: systemd starts a
+	// dead service anew only when that command has ended.
+	downAfterInUnit = 250 * time.Millisecond
+	// stopNotice is how long main may take to notice that it is stopped.
+	stopNotice = time.Second
+	// signalNotice is how far apart the signals of one stop may arrive.
+	signalNotice = 100 * time.Millisecond
+)
+
+// A timeoutError is the cause of a context that --timeout= ended.
+type timeoutError struct{ after time.Duration }
+
+func (e timeoutError) Error() string {
+	return fmt.Sprintf("stopped waiting after --timeout=%v", e.after)
+}
+
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, d, timeoutError{d})
+}
+
+// reloadResult is what --json= prints. Exit is the exit code.
+type reloadResult struct {
+	Exit    int              `json:"exit"`
+	Error   string           `json:"error,omitempty"`
+	Verdict *control.Verdict `json:"verdict,omitempty"`
+	Note    string           `json:"note,omitempty"`
+	Now     *control.Status  `json:"now,omitempty"`
+}
+
+// Reload is "holdfast reload": it asks a service to upgrade, waits for the
+// verdict and returns the exit code. Args come without the program and the word
+// reload; --help has them. It takes from the environment RUNTIME_DIRECTORY,
+// XDG_RUNTIME_DIR and, to know that it is a command of ExecReload=, MAINPID.
+// The end of ctx, see [SignalContext], ends the waiting, not the upgrade.
+func Reload(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c := NewFlags("reload", reloadHelp, stdout, stderr)
+	var (
+		q     question
+		quiet bool
+	)
+	c.BoolVar(&quiet, "quiet", false, "")
+	c.BoolVar(&quiet, "q", false, "")
+	if code, done := q.read(c, defaultReloadTimeout, args); done {
+		return code
+	}
+	ctx, cancel := withTimeout(ctx, q.timeout)
+	defer cancel()
+	p := &progress{command: c, started: time.Now(), show: !quiet && !q.asJSON.on() && isTerminal(stderr)}
+	opts := control.FollowOptions{OnState: p.state, DownAfter: downAfter}
+	if os.Getenv("MAINPID") != "" { // systemd.exec(5): set for ExecReload=
+		opts.DownAfter = downAfterInUnit
+	}
+	result, err := control.NewClient(q.socket).UpgradeAndFollow(ctx, opts)
+
+	name := q.displayName(q.operands, q.socket, p.name)
+	if os.Getenv("MAINPID") != "" && stoppedWithUnit(ctx, q.socket, result, err) {
+		// Whatever else this command returned, systemd would call the stopped
+		// unit a failed one; its reload job was cancelled by the stop.
+		c.Say("The upgrade of %s was ended by a stop.", name)
+		return ExitOK
+	}
+	var out reloadResult
+	if err != nil {
+		out = c.reportError(name, err)
+	} else {
+		hint, _ := q.journalHint(q.socket)
+		out = c.reportResult(name, hint, result)
+		if v := result.Verdict; v.Outcome == control.Upgraded && !quiet && !q.asJSON.on() {
+			c.reportUpgrade(name, v, time.Since(p.started))
+		}
+	}
+	if q.asJSON.on() {
+		if err := q.asJSON.write(stdout, out); err != nil {
+			c.Say("%s: write the result: %v", c.Name(), err)
+		}
+	}
+	return out.Exit
+}
+
+// stoppedWithUnit says whether this command of ExecReload= ends because its unit
+// is stopped. systemd sends SIGTERM to main first and to this command next, so
+// main may need a moment to say so.
+func stoppedWithUnit(ctx context.Context, socket string, r control.Result, err error) bool {
+	if err == nil {
+		switch r.Verdict.Outcome {
+		case control.Stopped:
+			return true
+		case control.Upgraded:
+			return false
+		}
+		// The new version may have got its SIGTERM first, and failed by it. Then ours is on its way.
+		select {
+		case <-ctx.Done():
+		case <-time.After(signalNotice):
+		}
+	}
+	var signal signalError
+	if !errors.As(context.Cause(ctx), &signal) || signal.signal != syscall.SIGTERM {
+		return false
+	}
+	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopNotice)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := control.NewClient(socket).Status(ask)
+		var gone *control.NotRunningError
+		if errors.As(err, &gone) || err == nil && st.State == "stopping" {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ask.Done():
+			return false
+		}
+	}
+}
+
+// progress shows the states of an upgrade to somebody who watches.
+type progress struct {
+	command *Flags
+	started time.Time
+	show    bool
+	name    string
+	last    string
+}
+
+func (p *progress) state(st control.Status) {
+	if st.Name != "" {
+		p.name = st.Name
+	}
+	first := p.last == ""
+	if st.State == p.last {
+		return
+	}
+	p.last = st.State
+	if !p.show {
+		return
+	}
+	if first {
+		p.command.Say("%s is served by %s", p.name, describe(processOf(st)))
+		return
+	}
+	line := fmt.Sprintf("%6.1fs  %s", time.Since(p.started).Seconds(), st.State)
+	if st.Successor != nil {
+		line += ": " + describe(*st.Successor)
+	}
+	p.command.Say("%s", line)
+}
+
+// reportError says why there is no result.
+func (c *Flags) reportError(name string, err error) reloadResult {
+	out := reloadResult{Exit: exitCode(err), Error: err.Error()}
+	var unknown *control.UnknownError
+	if !errors.As(err, &unknown) {
+		c.Say("%s: %v", c.Name(), err)
+		c.Say("No upgrade was started.")
+		return out
+	}
+	out.Exit, out.Now = ExitUnknown, unknown.Last
+	c.Say("The outcome of the upgrade of %s is unknown: %v", name, unknown.Err)
+	if unknown.Last != nil {
+		c.Say("It goes on without this command; its last known state is %q.", unknown.Last.State)
+	}
+	c.Say("See \"holdfast status\" for its end.")
+	return out
+}
+
+// outcomeTexts begin the line that says how an attempt failed.
+var outcomeTexts = map[control.Outcome]string{
+	control.Refused:    "The upgrade of %s was refused",
+	control.RolledBack: "The upgrade of %s was rolled back",
+	control.Busy:       "No upgrade of %s was started",
+	control.Stopped:    "The upgrade of %s was ended by a stop",
+	control.Restarted:  "The upgrade of %s failed",
+	control.Down:       "The upgrade of %s failed",
+	control.Undecided:  "The upgrade of %s was not completed",
+}
+
+// reportResult says how an attempt ended, unless it went well without a remark.
+func (c *Flags) reportResult(name, hint string, r control.Result) reloadResult {
+	v := r.Verdict
+	out := reloadResult{Verdict: &v, Note: r.Note, Now: r.Now}
+	if v.Outcome == control.Upgraded {
+		if r.Note != "" {
+			c.Say("Note: %s.", r.Note)
+		}
+		return out
+	}
+
+	text, known := outcomeTexts[v.Outcome]
+	if !known {
+		// A service newer than this command: whatever it means, it is not
+		// "upgraded".
+		text = "The upgrade of %s ended as " + fmt.Sprintf("%q", v.Outcome)
+	}
+	reason := v.Reason
+	if reason == "" {
+		reason = "the service gave no reason"
+	}
+	c.Say(text+": %s", name, reason)
+	if r.Note != "" {
+		c.Say("Note: %s.", r.Note)
+	}
+	if hint != "" {
+		c.Say("See \"%s\" for what both versions wrote.", hint)
+	}
+
+	// The state of the service comes last: that is where the eye goes.
+	out.Exit = ExitFailed
+	switch {
+	case r.Down:
+		out.Exit = ExitDown
+		c.Say("%s is down.", name)
+	case v.Outcome == control.Stopped, r.Now != nil && r.Now.State == "stopping":
+		out.Exit = ExitDown
+		c.Say("%s is stopping.", name)
+	case r.Now != nil:
+		c.Say("%s is served by %s.", name, describe(processOf(*r.Now)))
+	default:
+		c.Say("%s does not say who serves it now.", name)
+	}
+	return out
+}
+
+// reportUpgrade tells of a success, on stdout: it is the result.
+func (c *Flags) reportUpgrade(name string, v control.Verdict, took time.Duration) {
+	text := "Upgraded " + name
+	if v.To != nil && v.To.Version != "" && v.To.Version != v.From.Version {
+		text += fmt.Sprintf(" from %s to %s", orUnknown(v.From.Version), v.To.Version)
+	}
+	text += fmt.Sprintf(" in %.1fs", took.Seconds())
+	if len(v.Phases) > 0 {
+		text += " (" + phases(v.Phases) + ")"
+	}
+	if v.To != nil {
+		text += "; it is served by " + describe(*v.To)
+	}
+	fmt.Fprintln(c.stdout, printable(text+"."))
+}
+
+func phases(all []control.Phase) string {
+	texts := make([]string, len(all))
+	for i, p := range all {
+		texts[i] = fmt.Sprintf("%s %.1fs", p.Name, p.Seconds)
+	}
+	return strings.Join(texts, ", ")
+}
+
+func orUnknown(version string) string {
+	if version == "" {
+		return "an unknown version"
+	}
+	return version
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package control is the protocol that a service running under Holdfast
+// speaks on its control socket: HTTP with JSON bodies on a Unix socket in the
+// service's RuntimeDirectory=. [Client] is its client side; package reexec
+// serves it.
+//
+//	GET  /v1/status    one [Status]
+//	POST /v1/upgrade   a stream of [Event] lines (application/x-ndjson): one
+//	                   at every change of state, the last one with the verdict
+//
+// Only root and the service's own user are served.
+package control
+
+import "time"
+
+// Version is the protocol version that this package speaks. It is the first
+// element of every path; a server answers an unknown version with 404 and an
+// [Error] that lists what it speaks.
+const Version = 1
+
+// SocketName is the name of the control socket inside the runtime directory.
+const SocketName = "control.sock"
+
+// Outcome says how an attempt to upgrade ended.
+type Outcome string
+
+const (
+	// Upgraded: the new version is main.
+	Upgraded Outcome = "upgraded"
+	// Refused: the new version never served; nothing changed.
+	Refused Outcome = "refused"
+	// RolledBack: the new version served in its probation and was undone; the
+	// old version serves again.
+	RolledBack Outcome = "rolled back"
+	// Busy: another upgrade is under way, or too many older generations still
+	// drain; nothing was started.
+	Busy Outcome = "busy"
+	// Stopped: the service was told to stop before there was a verdict.
+	Stopped Outcome = "stopped"
+)
+
+// Process is one generation of the service.
+type Process struct {
+	PID        int    `json:"pid"`
+	Generation int    `json:"generation"`
+	Version    string `json:"version,omitempty"`
+}
+
+// Phase is one step of an upgrade and the time it took.
+type Phase struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+}
+
+// Verdict is the end of one attempt to upgrade. Reason is empty exactly when
+// Outcome is [Upgraded].
+type Verdict struct {
+	Outcome Outcome   `json:"outcome"`
+	Reason  string    `json:"reason,omitempty"`
+	From    Process   `json:"from"`
+	To      *Process  `json:"to,omitempty"`
+	Started time.Time `json:"started"`
+	Phases  []Phase   `json:"phases,omitempty"`
+}
+
+// Listener is a socket that the service holds.
+type Listener struct {
+	Name    string `json:"name"`
+	Network string `json:"network"`
+	Address string `json:"address"`
+	// Origin is "socket unit", "fd store" or "bound" (by the service itself).
+	Origin string `json:"origin"`
+}
+
+// Status is what a service says about itself.
+type Status struct {
+	Protocol int    `json:"protocol"`
+	Name     string `json:"name"`
+	// Instance is a random name given by the first generation and carried to
+	// its successors: it tells an upgrade from a restart.
+	Instance   string    `json:"instance"`
+	State      string    `json:"state"`
+	Since      time.Time `json:"since"`
+	Generation int       `json:"generation"`
+	Version    string    `json:"version"`
+	PID        int       `json:"pid"`
+	// Successor is the process of the upgrade under way, if one was started.
+	Successor *Process `json:"successor,omitempty"`
+	// Draining are older generations that still answer what they have.
+	Draining  []Process  `json:"draining,omitempty"`
+	Listeners []Listener `json:"listeners,omitempty"`
+	// Last is the last verdict, also across generations.
+	Last *Verdict `json:"last,omitempty"`
+}
+
+// Event is one line of the answer to POST /v1/upgrade: either a state or, as
+// the last line, the verdict.
+type Event struct {
+	State   *Status  `json:"state,omitempty"`
+	Verdict *Verdict `json:"verdict,omitempty"`
+}
+
+// Error is the body of every answer that is not 200.
+type Error struct {
+	Message  string `json:"error"`
+	Versions []int  `json:"versions,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Message }

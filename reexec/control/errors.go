@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// NotRunningError says that nothing serves the control socket: there is none,
+// or nobody listens on it. Err is the error of connect(2).
+type NotRunningError struct {
+	Socket string
+	Err    error
+}
+
+func (e *NotRunningError) Error() string {
+	return fmt.Sprintf("connect to control socket %q: nobody serves it: start the service: %v", e.Socket, e.Err)
+}
+
+func (e *NotRunningError) Unwrap() error { return e.Err }
+
+// PermissionError says that this user may not use the control socket: Err is
+// an error of connect(2), or an [*Error] of the service that names the uid.
+type PermissionError struct {
+	Socket string
+	Err    error
+}
+
+func (e *PermissionError) Error() string {
+	return fmt.Sprintf("use control socket %q as uid %d: only root and the service's own user may: %v", e.Socket, os.Geteuid(), e.Err)
+}
+
+func (e *PermissionError) Unwrap() error { return e.Err }
+
+// VersionError says that the service does not speak protocol [Version].
+type VersionError struct {
+	Socket   string
+	Versions []int // what the service speaks
+}
+
+func (e *VersionError) Error() string {
+	speaks := make([]string, len(e.Versions))
+	for i, v := range e.Versions {
+		speaks[i] = strconv.Itoa(v)
+	}
+	return fmt.Sprintf("control socket %q: the service speaks protocol version %s, this client version %d: use the holdfast of the service's release",
+		e.Socket, strings.Join(speaks, ", "), Version)
+}
+
+// ProtocolError says that the answer is not the control protocol: something
+// else listens on the socket.
+type ProtocolError struct {
+	Socket string
+	Err    error
+}
+
+func (e *ProtocolError) Error() string {
+	return fmt.Sprintf("control socket %q: not an answer of the control protocol: %v", e.Socket, e.Err)
+}
+
+func (e *ProtocolError) Unwrap() error { return e.Err }
+
+// BrokenError says that the connection ended before the answer did: the
+// process at the other end died. After [Client.Upgrade] this tells nothing about
+// the upgrade; [Client.UpgradeAndFollow] finds out.
+type BrokenError struct {
+	Socket string
+	Last   *Status // the last state that arrived, if one did
+	Err    error
+}
+
+func (e *BrokenError) Error() string {
+	return fmt.Sprintf("control socket %q: the service ended the connection before its answer was complete: %v", e.Socket, e.Err)
+}
+
+func (e *BrokenError) Unwrap() error { return e.Err }
+
+// UnknownError says that an upgrade was asked for and that the client stopped
+// waiting before it knew the end. The upgrade goes on without it. Err is the
+// cause of the context's end, or why the service could not be asked any more.
+type UnknownError struct {
+	Last *Status // the last state that arrived, if one did
+	Err  error
+}
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("wait for the verdict of the upgrade: %v", e.Err)
+}
+
+func (e *UnknownError) Unwrap() error { return e.Err }

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// The protocol is for any client, so that speaking it must cost nothing: this
+// package depends on the standard library only, and the command, which runs at
+// every reload, on both.
+func TestImports(t *testing.T) {
+	const module = "github.com/holdfast-go/holdfast/reexec/control"
+	for pkg, want := range map[string]string{
+		module:              module,
+		module + "/command": module + "\n" + module + "/command",
+	} {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		if got := strings.TrimSpace(string(out)); got != want {
+			t.Errorf("%s depends on %q, want only %q and the standard library", pkg, got, want)
+		}
+	}
+}
