@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexectest
+
+import "context"
+
+// Client talks to a service as its users do. It is used by one goroutine at a
+// time.
+type Client interface {
+	// Exchange asks for something and waits for the whole answer. An error
+	// says that it was lost, or that the answer is wrong.
+	Exchange(ctx context.Context) error
+	Close() error
+}
+
+// SlowClient is a Client that can have a request in flight for as long as it
+// likes. Cases that need one are left out without it.
+type SlowClient interface {
+	Client
+	// Begin asks for something and returns once the service is at it. Finish
+	// has it answered and waits for the whole answer.
+	Begin(ctx context.Context) (finish func(ctx context.Context) error, err error)
+}
+
+// Kind is one way in which clients talk to a service.
+type Kind struct {
+	Name string // "keep-alive"
+	// Dial makes a client of this kind. It need not connect.
+	Dial func(ctx context.Context, u *Unit) (Client, error)
+}
+
+// Clients are kinds of clients: a [Kind], [Kinds], or [HTTP], which is three.
+type Clients interface{ Kinds() []Kind }
+
+// Kinds are several kinds of clients.
+type Kinds []Kind
+
+// Kinds returns k.
+func (k Kinds) Kinds() []Kind { return k }
+
+// Kinds returns k alone.
+func (k Kind) Kinds() []Kind { return []Kind{k} }

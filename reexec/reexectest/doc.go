@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package reexectest tests how a service is upgraded, in an ordinary go test:
+// without root, without systemd, in some tenths of a second. It is for tests
+// only.
+//
+// A stand-in for systemd runs the service from its real unit files: sockets,
+// Type=, NotifyAccess=, MAINPID=, ExecReload=, Restart=, the descriptor store,
+// timeouts, the watchdog. It behaves like the version of systemd that it is told,
+// which is tested against the real ones. The test binary stands in for the service's program, so
+// there is nothing to build and to install.
+//
+// # Test the upgrade of your service
+//
+// In the package of the service's main function, with its units in ../systemd:
+//
+//	func TestMain(m *testing.M) { reexectest.Main(m, main) }
+//
+//	func TestUpgrade(t *testing.T) {
+//		reexectest.TestUpgrade(t, reexectest.Service{
+//			Options: reexectest.Options{Units: "../systemd"},
+//			Clients: reexectest.HTTP{Socket: "http"},
+//		})
+//	}
+//
+// [TestUpgrade] tries what every handover must keep: nothing is lost under load,
+// the old version serves until the next one is ready, failed versions change
+// nothing, a crash refuses no connection, a stop is graceful, nothing leaks. It looks from the outside and
+// works for services that do not use package reexec. Clients of other
+// protocols than HTTP are written in a few lines: see [Kind].
+//
+// The suite upgrades the service some fifty times. If the service tries each new version for seconds,
+// shorten that with a drop-in in [Options].Files, as the examples do. They are complete services with their tests:
+// examples/http, examples/udp, and examples/grpc, which is a module of its own.
+//
+// # Tests of your own
+//
+// [Start] starts a unit for a test, [New] one without a test. A [Unit] does what
+// systemctl does, tells what there is to see, and puts faults in:
+//
+//	u := reexectest.Start(t, reexectest.Options{Units: "../systemd"})
+//	if err := u.Install("/usr/bin/myapp", reexectest.Version("2")); err != nil {
+//		t.Fatal(err)
+//	}
+//	if err := u.Reload(t.Context()); err != nil {
+//		t.Fatal(err)
+//	}
+//	conn, err := u.Dial(t.Context(), "http")
+//
+// Calls that wait take a context; without a deadline of its own it is bounded by
+// Options.Patience. Units do not share anything, so tests can run in parallel.
+// When a test fails, the story of its units is printed: what the test
+// did, every change of state, notification, birth and death of a process, and the journal.
+//
+// # Where things are
+//
+// All that the unit names lies below a directory of its own, [Unit.Root]: the
+// programs, Unix sockets, PIDFile=, RuntimeDirectory= and the like. TCP and UDP ports are
+// replaced by free ones on the loopback: ask [Unit.Addr]. The processes are
+// children of a manager process, which is the test binary, too; it runs as the
+// user of the test. When the test process ends, however it ends, the manager kills every process of
+// the unit, removes the directory and exits.
+//
+// # What the stand-in does not do
+//
+// It supervises, but it does not confine. User=, DynamicUser=, capabilities,
+// namespaces, SystemCallFilter=, resource control and all other sandboxing are
+// known and accepted, and have no effect: that a service works inside its
+// sandbox is for a test on real systemd. There are no control groups: the
+// processes of the unit are the descendants of the manager, which nothing can
+// leave. Dependencies on units other than the service and its sockets are not
+// followed, and Type=dbus, Type=idle and Accept=yes are refused.
+//
+// Nothing is ignored in silence. An option that is unknown, or newer than the
+// systemd that is stood in for, is an error of type [UnitError] with file and line.
+package reexectest

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexectest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/manager"
+	unitfiles "github.com/holdfast-go/holdfast/reexec/reexectest/internal/unit"
+	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/wire"
+)
+
+// Unit is a service with its sockets under a stand-in of its own, which is a
+// process. It is safe for concurrent use.
+type Unit struct {
+	opts     Options
+	service  string // its name, with the instance
+	set      *unitfiles.Set
+	root     string
+	ownsRoot bool
+	programs map[string]Program // what was installed first
+
+	client *wire.Client  // nil until the manager was started
+	exited chan struct{} // closed when the manager was waited for
+	failed error         // of the manager; to be read after exited
+	born   time.Time
+	close  func() error
+
+	mu        sync.Mutex
+	changed   chan struct{}           // closed and replaced at every event
+	state     Properties              // as heard of last
+	states    []Properties            // all that were heard of
+	addresses map[string]wire.Address // by name; nil when they are to be asked for
+	journal   []JournalEntry
+	messages  []Message
+	births    []Process
+	deaths    []Death
+	ended     map[int64]Properties // when jobs ended, by request
+	story     []storyLine
+	listeners map[*func(*wire.Event)]bool
+}
+
+// Start loads a unit and starts it, as "systemctl start" does. When the test
+// ends, so do all processes of the unit, and its files are removed. If the test failed,
+// the story of the unit is printed: see [Unit.Story]. A data race in a process
+// of the service fails the test.
+func Start(t testing.TB, o Options) *Unit {
+	t.Helper()
+	u := Load(t, o)
+	if err := u.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// Load is Start for a test that starts the unit itself, or only its sockets.
+func Load(t testing.TB, o Options) *Unit {
+	t.Helper()
+	u, err := New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := u.Close()
+		if err != nil {
+			t.Error(err)
+		}
+		if u.raced() {
+			t.Error("a process of the service has a data race")
+		}
+		if t.Failed() {
+			t.Log(u.Story())
+		}
+	})
+	return u
+}
+
+// New loads a unit. Errors in unit files are of type [*UnitError], joined. The
+// context bounds New alone; the unit lives until it is closed.
+func New(ctx context.Context, o Options) (*Unit, error) {
+	u, files, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := u.patient(ctx, "load "+u.service)
+	defer cancel()
+	if err := u.launch(ctx, files); err != nil {
+		return nil, errors.Join(fmt.Errorf("reexectest: %w", err), u.Close())
+	}
+	return u, nil
+}
+
+// prepare does what New can do without a process or a file.
+func prepare(o Options) (*Unit, []unitfiles.File, error) {
+	if self != nil {
+		return nil, nil, errors.New("reexectest: this process is a service of a stand-in, not a test: call reexectest.Main in TestMain")
+	}
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, nil, err
+	}
+	files, service, err := collect(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := unitfiles.Load(unitfiles.Options{Systemd: o.Systemd, Files: files, Instance: o.Instance})
+	if err != nil {
+		return nil, nil, fmt.Errorf("reexectest: %w", unitErrors(err))
+	}
+	u := &Unit{
+		opts: o, service: service, set: set,
+		exited: make(chan struct{}), born: time.Now(),
+		changed: make(chan struct{}), ended: make(map[int64]Properties), listeners: make(map[*func(*wire.Event)]bool),
+	}
+	u.close = sync.OnceValue(u.end)
+	if u.programs, err = u.choosePrograms(); err != nil {
+		return nil, nil, err
+	}
+	return u, files, nil
+}
+
+func resolveRoot(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if err == nil {
+		err = checkRoot(abs)
+	}
+	if err != nil {
+		return "", fmt.Errorf("reexectest: Options.Root: %w", err)
+	}
+	return abs, nil
+}
+
+// choosePrograms decides what stands behind the paths in the unit.
+func (u *Unit) choosePrograms() (map[string]Program, error) {
+	programs := maps.Clone(u.opts.Programs)
+	if programs == nil {
+		programs = make(map[string]Program)
+		start := u.set.Service.ExecStart
+		if len(start) == 0 || !filepath.IsAbs(start[0].Path) {
+			return nil, fmt.Errorf("reexectest: %s: ExecStart= has no absolute path: set Options.Programs", u.service)
+		}
+		programs[start[0].Path] = Version(u.opts.Version)
+	}
+	for path, p := range programs {
+		if err := p.check(); err != nil {
+			return nil, fmt.Errorf("reexectest: %s: %w", path, err)
+		}
+	}
+	return programs, nil
+}
+
+// linkPath is a link to the test binary with a short path, commandPath the file
+// that stands in for the command holdfast, and stopPath one that has new
+// processes of the test binary stop themselves.
+func (u *Unit) linkPath() string    { return filepath.Join(u.root, ".test") }
+func (u *Unit) commandPath() string { return filepath.Join(u.root, ".holdfast") }
+func (u *Unit) stopPath() string    { return filepath.Join(u.root, ".stop") }
+
+// launch starts the manager and installs the programs. The manager comes
+// first: from when it knows the directory on, it will remove it.
+func (u *Unit) launch(ctx context.Context, files []unitfiles.File) error {
+	conn, wait, err := manager.Start()
+	if err != nil {
+		return err
+	}
+	go func() {
+		u.failed = wait()
+		close(u.exited)
+	}()
+	config, err := u.config(files)
+	if err != nil {
+		return errors.Join(err, conn.Close(), u.managerFailed())
+	}
+	client, answer, err := wire.NewClient(ctx, conn, config, u.event)
+	if err != nil {
+		return errors.Join(err, u.managerFailed())
+	}
+	u.client = client
+	if answer.Loaded != nil && answer.Loaded.Service != "" {
+		u.service = answer.Loaded.Service
+	}
+	if err := u.installAll(ctx); err != nil {
+		return err
+	}
+	u.Show()
+	return nil
+}
+
+// config makes the directory of the unit and says all to the manager.
+func (u *Unit) config(files []unitfiles.File) (_ *wire.Config, err error) {
+	if u.opts.Root == "" {
+		u.ownsRoot = true
+		u.root, err = makeRoot()
+	} else {
+		u.root, err = resolveRoot(u.opts.Root)
+	}
+	if err != nil {
+		return nil, err
+	}
+	config := &wire.Config{
+		Systemd: u.opts.Systemd, Instance: u.opts.Instance,
+		Root: u.root, RemoveRoot: u.ownsRoot, KeepAddresses: u.opts.KeepAddresses,
+		Programs:    slices.Sorted(maps.Keys(u.programs)),
+		Commands:    map[string]string{"holdfast": u.commandPath()},
+		Environment: append(raceEnvironment(), u.opts.Environment...), ManagerEnvironment: os.Environ(),
+	}
+	for _, f := range files {
+		config.Files = append(config.Files, wire.File{Name: f.Name, Text: f.Text})
+	}
+	return config, nil
+}
+
+// installAll installs the unit's programs and the command holdfast.
+func (u *Unit) installAll(ctx context.Context) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.Symlink(exe, u.linkPath()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := holdfastScript(u.linkPath()).install(ctx, u.commandPath()); err != nil {
+		return err
+	}
+	for _, path := range slices.Sorted(maps.Keys(u.programs)) {
+		if err := u.install(ctx, path, u.programs[path]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *Unit) install(ctx context.Context, path string, p Program) error {
+	u.tell("install %s: %v", path, p)
+	p.trailer.StopFile = u.stopPath()
+	if err := p.install(ctx, u.Path(path)); err != nil {
+		return fmt.Errorf("%s: install %s: %w", u.service, path, err)
+	}
+	return nil
+}
+
+// raceEnvironment keeps programs with the race detector from waiting a second
+// when they exit.
+func raceEnvironment() []string {
+	if !raceEnabled {
+		return nil
+	}
+	return []string{"GORACE=" + strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0")}
+}
+
+// endPatience bounds what the manager may take to end; it kills.
+const endPatience = 10 * time.Second
+
+// managerFailed waits for the end of the manager, and returns why it failed.
+func (u *Unit) managerFailed() error {
+	select {
+	case <-u.exited:
+		return u.failed
+	case <-time.After(endPatience):
+		return fmt.Errorf("the manager process of %s does not end", u.service)
+	}
+}
+
+// Close ends every process of the unit and removes its files. It returns when
+// that is done. To close a unit again does nothing.
+func (u *Unit) Close() error { return u.close() }
+
+func (u *Unit) end() error {
+	var err error
+	if u.client != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), endPatience)
+		_, err = u.client.Call(ctx, wire.Request{Verb: wire.End})
+		cancel()
+		_ = u.client.Close()
+		<-u.client.Done()
+		if err = errors.Join(err, u.managerFailed()); err != nil {
+			err = fmt.Errorf("reexectest: end %s: %w", u.service, err)
+			u.killLeft()
+		}
+	}
+	if u.ownsRoot && u.root != "" {
+		err = errors.Join(err, os.RemoveAll(u.root))
+	}
+	return err
+}
+
+// killLeft ends what a manager that died itself left behind.
+func (u *Unit) killLeft() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, p := range u.births {
+		if fd, err := unix.PidfdOpen(p.PID, 0); err == nil {
+			if start, err := startTime(p.PID); err == nil && start == p.Start {
+				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			}
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// patient bounds a context that has no deadline.
+func (u *Unit) patient(ctx context.Context, what string) (context.Context, context.CancelFunc) {
+	if _, bounded := ctx.Deadline(); bounded {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, u.opts.Patience, fmt.Errorf("%s: no end within %v (Options.Patience)", what, u.opts.Patience))
+}
+
+// Name is the name of the service: "myapp.service".
+func (u *Unit) Name() string { return u.service }
+
+// Root is the directory below which the unit's paths are.
+func (u *Unit) Root() string { return u.root }
+
+// Options are those that the unit was made with, defaults filled in.
+func (u *Unit) Options() Options { return u.opts }
+
+// Path is where a path of the unit is on this machine: below Root.
+func (u *Unit) Path(path string) string { return filepath.Join(u.root, path) }
+
+// Install puts another program at a path of the unit, as a package manager
+// does: by rename. What runs from the old file runs on.
+func (u *Unit) Install(path string, p Program) error {
+	ctx, cancel := u.patient(context.Background(), "install "+path)
+	defer cancel()
+	if _, known := u.programs[path]; !known {
+		return fmt.Errorf("%s: install %s: the unit's programs are %s: name it in Options.Programs",
+			u.service, path, strings.Join(slices.Sorted(maps.Keys(u.programs)), " "))
+	}
+	return u.install(ctx, path, p)
+}
