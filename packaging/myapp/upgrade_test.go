@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/holdfast-go/holdfast/activation/activationtest"
+	"github.com/holdfast-go/holdfast/reexec/reexectest"
+	"github.com/holdfast-go/holdfast/units"
+)
+
+// The test binary stands in for myapp, in the version that was installed.
+func TestMain(m *testing.M) {
+	reexectest.RunService(func() {
+		version = reexectest.InstalledVersion()
+		main()
+	})
+	activationtest.Main(m)
+}
+
+// onStandIn are the units that holdfast renders, and a drop-in.
+func onStandIn(t *testing.T, systemd int) reexectest.Options {
+	t.Helper()
+	files, err := units.Render(units.Options{
+		Name: "myapp", Exec: "/usr/bin/myapp", Systemd: systemd,
+		Sockets: []units.Socket{{Name: "http", Address: "127.0.0.1:8080"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first sign of life ends a trial.
+	o := reexectest.Options{Systemd: systemd, Files: dropIn("-probation=1us")}
+	for _, f := range files {
+		o.Files[f.Name] = f.Content
+	}
+	return o
+}
+
+func dropIn(args string) map[string]string {
+	return map[string]string{
+		"myapp.service.d/test.conf": "[Service]\nExecStart=\nExecStart=/usr/bin/myapp " + args + "\nRestartSec=50ms\n",
+	}
+}
+
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	reexectest.TestUpgrade(t, reexectest.Service{
+		Options: onStandIn(t, reexectest.DefaultSystemd),
+		OnTrial: dropIn("-probation=500ms -beat=100ms"),
+		Clients: reexectest.HTTP{Socket: "http", Path: "/echo"},
+	})
+}
+
+// An upgrade goes the same way with every systemd, and says what it is.
+func TestUpgradeStatus(t *testing.T) {
+	t.Parallel()
+	for _, systemd := range []int{247, 252, 257, 262} {
+		t.Run(fmt.Sprint(systemd), func(t *testing.T) {
+			t.Parallel()
+			u := reexectest.Start(t, onStandIn(t, systemd))
+			mustSay := func(part string) {
+				t.Helper()
+				if err := u.WaitFor(t.Context(), reexectest.StatusText(part)); err != nil {
+					t.Error(err)
+				}
+			}
+			install := func(p reexectest.Program) {
+				t.Helper()
+				if err := u.Install("/usr/bin/myapp", p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mustSay("running: 1 (generation 1)")
+			install(reexectest.Version("2"))
+			if err := u.Reload(t.Context()); err != nil {
+				t.Error(err)
+			}
+			mustSay("running: 2 (generation 2)")
+			install(reexectest.Version("3").Crashing())
+			if err := u.Reload(t.Context()); err == nil {
+				t.Error("the reload succeeded with a version that crashes")
+			}
+			mustSay("running: 2 (generation 2); upgrade to 3 refused")
+		})
+	}
+}
