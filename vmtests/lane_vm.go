@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vmtests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-go/holdfast/vmtests/internal/command"
+	"github.com/holdfast-go/holdfast/vmtests/internal/guest"
+)
+
+// vmBootTimeout bounds the start of a virtual machine, which takes half a minute under emulation, on a busy machine.
+const vmBootTimeout = 5 * time.Minute
+
+// guestPort is the name of the virtio-serial port that commands go through.
+const guestPort = "holdfast"
+
+// BootVM boots systemd 257 on a kernel of its own in a virtual machine, and returns once "systemctl
+// is-system-running --wait" says running. It has one CPU, 1 GiB of memory, no network but the loopback
+// device, and a disk that starts from the image and is gone after [Machine.Close]. Where KVM works it
+// boots in seconds; elsewhere QEMU emulates the processor, about ten times slower.
+//
+// Errors are as for [Boot]; on other architectures than amd64 it is [errors.ErrUnsupported].
+func BootVM(ctx context.Context) (*Machine, error) {
+	if err := RequireVMs(); err != nil {
+		return nil, err
+	}
+	if err := Sweep(ctx); err != nil {
+		return nil, err
+	}
+	image, err := VMImage(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	accelerator, err := accelerator(ctx, image)
+	if err != nil {
+		return nil, errors.Join(err, image.Close())
+	}
+	m, err := bootVM(ctx, image, accelerator)
+	if err == nil || accelerator == tcg || ctx.Err() != nil {
+		return m, err
+	}
+	// Nested KVM can work for one kernel and fail the next.
+	probed.set(tcg)
+	image, imageErr := VMImage(ctx, nil)
+	if imageErr != nil {
+		return nil, errors.Join(err, imageErr)
+	}
+	m, emulated := bootVM(ctx, image, tcg)
+	if emulated != nil {
+		return nil, errors.Join(err, emulated)
+	}
+	return m, nil
+}
+
+func bootVM(ctx context.Context, image *Image, accelerator string) (*Machine, error) {
+	v := &vm{image: image, said: &tail{limit: 64 << 10}}
+	m := &Machine{Version: vmVersion, lane: v}
+	if err := v.boot(ctx, m, accelerator); err != nil {
+		err = fmt.Errorf("boot %v in a virtual machine (%s): %w", vmVersion, accelerator, err)
+		if said := strings.TrimSpace(v.console()); said != "" {
+			err = fmt.Errorf("%w\nits console:\n%s", err, said)
+		}
+		return nil, errors.Join(err, v.close())
+	}
+	return m, nil
+}
+
+// A vm is the lane of QEMU.
+type vm struct {
+	image  *Image
+	dir    *runDir
+	qemu   *owned
+	client *guest.Client
+	said   *tail
+}
+
+func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, vmBootTimeout, fmt.Errorf("not running after %v", vmBootTimeout))
+	defer cancel()
+	if v.dir, err = newRunDir(ctx, "vm"); err != nil {
+		return err
+	}
+	m.Name = v.dir.name
+	program, err := Build(ctx, v.dir.path, guestPackage, "-ldflags=-s -w")
+	if err != nil {
+		return err
+	}
+	if err := padToSector(program); err != nil {
+		return err
+	}
+	// QEMU connects to us, so there is no moment to wait for.
+	port := filepath.Join(v.dir.path, "port")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: port, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	cmd := exec.Command("qemu-system-x86_64", slices.Concat(
+		qemuBase(v.image, accelerator, "root="+rootPartition+" rootwait rootfstype=ext4 rw systemd.hostname="+m.Name),
+		[]string{
+			// The root's disk is the second one: whoever counts on /dev/nvme0n1 fails at once, not in one boot of many.
+			"-drive", "id=guest,if=none,format=raw,readonly=on,file=" + program, "-device", "nvme,drive=guest,serial=" + guestSerial,
+			"-drive", "id=root,if=none,format=raw,snapshot=on,file=" + filepath.Join(v.image.Dir, diskFile), "-device", "nvme,serial=root,drive=root",
+			"-chardev", "socket,id=port,path=" + port, "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + guestPort,
+			"-device", "virtio-rng-pci",
+		})...)
+	cmd.Stdout, cmd.Stderr = v.said, v.said
+	if v.qemu, err = startOwned(cmd); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { v.qemu.cmd.Process.Kill() })
+	go func() { // ends with close(), at the latest
+		<-v.qemu.done
+		listener.Close()
+	}()
+	conn, err := listener.Accept()
+	if err == nil {
+		v.client, err = guest.Dial(conn) // QEMU's end ends it too
+	}
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	state, err := m.Systemctl(ctx, "is-system-running", "--wait")
+	if state != "running" {
+		return fmt.Errorf("systemd says %q (%v); failed units: %s", state, err, m.failedUnits(ctx))
+	}
+	return nil
+}
+
+// qemuBase returns the arguments for a machine without disks that boots the image's kernel, with its
+// console on standard output. Kernel panics and reboots end it.
+func qemuBase(image *Image, accelerator, kernelCommandLine string) []string {
+	// With emulation by QEMU 7.2 the kernel has been seen to die in its memory allocator right after a
+	// CMPXCHG16B. Where the processor does not have it, the kernel goes another way.
+	processor := "qemu64,-cx16"
+	if accelerator == kvm {
+		processor = "host"
+	}
+	return []string{
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35", "-accel", accelerator, "-cpu", processor,
+		// Emulation of several has been seen to panic.
+		"-smp", "1", "-m", "1024", "-nic", "none", "-serial", "stdio",
+		"-kernel", filepath.Join(image.Dir, kernelFile),
+		"-append", "console=ttyS0 panic=-1 " + kernelCommandLine,
+	}
+}
+
+// padToSector makes the size of a file one that any disk can have. Programs do not mind.
+func padToSector(name string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	const page = 4096
+	return os.Truncate(name, (info.Size()+page-1)/page*page)
+}
+
+// QEMU's names of what runs the guest's instructions: the processor itself, or emulation.
+const (
+	kvm = "kvm"
+	tcg = "tcg"
+)
+
+// probed remembers which accelerator works on this machine.
+var probed accelerators
+
+type accelerators struct {
+	mu    sync.Mutex
+	works string
+}
+
+func (a *accelerators) set(works string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.works = works
+}
+
+// accelerator returns kvm where that works and tcg elsewhere.
+//
+// That /dev/kvm is there says little: nested in another virtual machine it may fail at an instruction
+// that the kernel needs, and leave QEMU hanging. So a kernel must boot up to where it finds no disk.
+func accelerator(ctx context.Context, image *Image) (string, error) {
+	probed.mu.Lock()
+	defer probed.mu.Unlock()
+	if probed.works != "" {
+		return probed.works, nil
+	}
+	works, err := kvmWorks(ctx, image)
+	if err != nil {
+		return "", err
+	}
+	probed.works = tcg
+	if works {
+		probed.works = kvm
+	}
+	return probed.works, nil
+}
+
+// kvmTimeout is many times what a kernel takes with KVM to find that it has no disk.
+const kvmTimeout = 20 * time.Second
+
+func kvmWorks(ctx context.Context, image *Image) (bool, error) {
+	if file, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err != nil {
+		return false, nil // not there, or not for us
+	} else {
+		file.Close()
+	}
+	ctx, cancel := context.WithTimeout(ctx, kvmTimeout)
+	defer cancel()
+	var once sync.Once
+	verdict := make(chan bool, 1)
+	said := &tail{limit: 64 << 10}
+	watch := writerFunc(func(text []byte) (int, error) {
+		said.Write(text)
+		for sign, works := range map[string]bool{"Unable to mount root fs": true, "KVM internal error": false} {
+			if strings.Contains(said.String(), sign) {
+				once.Do(func() { verdict <- works })
+			}
+		}
+		return len(text), nil
+	})
+	cmd := exec.Command("qemu-system-x86_64", qemuBase(image, kvm, "")...)
+	cmd.Stdout, cmd.Stderr = watch, watch
+	qemu, err := startOwned(cmd)
+	if err != nil {
+		return false, err
+	}
+	works := false
+	select {
+	case works = <-verdict:
+	case <-qemu.done: // at once, when QEMU cannot use it at all
+		select {
+		case works = <-verdict:
+		default:
+		}
+	case <-ctx.Done():
+	}
+	qemu.cmd.Process.Kill()
+	<-qemu.done
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return false, err
+	}
+	return works, nil
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(text []byte) (int, error) { return f(text) }
+
+func (v *vm) start(_ context.Context, c Command) (remote, error) {
+	p, err := v.client.Start(guest.Command{
+		Args: c.Args, Env: slices.Concat(commandEnv, c.Env),
+		Streams: command.Streams{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return vmCommand{p}, nil
+}
+
+type vmCommand struct{ process *guest.Process }
+
+func (c vmCommand) pid() int                      { return c.process.PID }
+func (c vmCommand) wait() (command.Status, error) { return c.process.Wait() }
+func (c vmCommand) kill() error                   { return c.process.Kill() }
+
+func (v *vm) hostPID(int) (int, error) {
+	return 0, fmt.Errorf("PID in a virtual machine: %w: it has a kernel of its own", errors.ErrUnsupported)
+}
+
+func (v *vm) guestPID(pid int) (int, error) { return v.hostPID(pid) }
+
+func (v *vm) console() string { return v.said.String() }
+
+func (v *vm) close() error {
+	var errs []error
+	if v.qemu != nil {
+		select {
+		case <-v.qemu.done:
+		default:
+			errs = append(errs, v.qemu.cmd.Process.Kill())
+			<-v.qemu.done
+		}
+	}
+	if v.client != nil {
+		errs = append(errs, v.client.Close())
+	}
+	if v.dir != nil {
+		errs = append(errs, v.dir.remove())
+	}
+	return errors.Join(append(errs, v.image.Close())...)
+}

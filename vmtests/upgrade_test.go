@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vmtests_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/holdfast-go/holdfast/vmtests"
+)
+
+// Promise 1: nothing is lost to an upgrade, twenty times in a row.
+func TestUpgradeUnderLoad(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v vmtests.Version) {
+		m := startMyapp(t, v, brisk)
+		l := m.load()
+		next := []build{v2, v1}
+		for i := range 20 {
+			before := m.mainPID()
+			m.put(next[i%2])
+			m.mustReload()
+			if m.mainPID() == before {
+				t.Fatalf("upgrade %d: MainPID is still %d", i+1, before)
+			}
+			if st := m.status(); st.Version != next[i%2].version || st.Generation != i+2 || st.PID != m.mainPID() {
+				t.Fatalf("upgrade %d: %+v", i+1, st)
+			}
+		}
+		m.nothingLost(l)
+		if n := m.prop("NRestarts"); n != "0" {
+			t.Errorf("NRestarts=%s", n)
+		}
+		m.quietJournal()
+		m.ownLines()
+		m.systemctl("stop", myappUnit, myappSocket)
+		if r := m.prop("Result"); r != "success" {
+			t.Errorf("Result=%s after stop", r)
+		}
+	})
+}
+
+// The same in a virtual machine, with a kernel and a boot of its own: one
+// upgrade, one refused version, one undone one, and a stop.
+func TestUpgradeInVirtualMachine(t *testing.T) {
+	// Software emulation is slow: longer times, nothing else.
+	m := installMyapp(t, vmtests.BootVMTest(t), timing{probation: 6 * time.Second, start: 40 * time.Second, drain: 40 * time.Second}, nil)
+	m.systemctl("start", myappSocket, myappUnit)
+	l := m.load()
+	before := m.mainPID()
+	m.put(v2)
+	m.mustReload()
+	if now := m.mainPID(); now == before {
+		t.Errorf("MainPID is still %d", now)
+	}
+	m.waitAnswers(l, "2.0.0", 20)
+	m.put(build{version: "3.0.0", goarch: otherArchitecture()})
+	m.mustRefuse("is built for")
+	m.put(build{version: "3.0.0", damage: "ill-in-probation"})
+	m.mustRefuse("damaged on purpose: the database is gone")
+	m.nothingLost(l)
+	m.ownLines()
+	m.systemctl("stop", myappUnit)
+	if r := m.prop("Result"); r != "success" {
+		t.Errorf("Result=%s after stop", r)
+	}
+	m.quietJournal()
+}
