@@ -9,7 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/wire"
 )
@@ -153,6 +157,10 @@ ExecStopPost=/usr/bin/tool env:%t/stoppost
 // A process starts as from systemd: nothing of the manager or the test comes
 // along.
 func TestProcessAttributes(t *testing.T) {
+	// What the test process ignores, as some that run tests have it, a unit does
+	// not get: neither an ordinary signal nor one that C libraries keep.
+	ignoreSignal(t, uintptr(syscall.SIGUSR2))
+	ignoreSignal(t, 32)
 	r := runUnits(t, wire.Config{}, "a.service", `
 [Service]
 Type=notify
@@ -196,6 +204,21 @@ ExecStartPost=/bin/sh -c 'cat /proc/self/status >%t/status; umask >%t/umask; pwd
 	if !strings.Contains(links, "0 /dev/null") || !strings.Contains(links, "1 socket:") || !strings.Contains(links, "2 socket:") {
 		t.Errorf("descriptors are\n%s", links)
 	}
+}
+
+// ignoreSignal has this process, and those that it starts, ignore a signal.
+func ignoreSignal(t *testing.T, sig uintptr) {
+	t.Helper()
+	// The handler comes first, on the platforms that the tests run on.
+	ignore, before := [4]uint64{1}, [4]uint64{}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&ignore)), uintptr(unsafe.Pointer(&before)), 8, 0, 0); errno != 0 {
+		t.Fatalf("ignore signal %d: %v", sig, errno)
+	}
+	t.Cleanup(func() {
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&before)), 0, 8, 0, 0); errno != 0 {
+			t.Errorf("restore signal %d: %v", sig, errno)
+		}
+	})
 }
 
 // Where a process cannot be started, it ends with systemd's status for the

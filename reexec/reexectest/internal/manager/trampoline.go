@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -162,12 +163,18 @@ func strerror(err error) string {
 // blocked, but for SIGPIPE.
 func (o *bounceOrder) resetSignals() error {
 	// What is ignored stays so in the program; what has a handler becomes
-	// default. So what is ignored gets one, and only that: a signal of now is
-	// for the process to die of.
+	// default. Not by package os/signal, which leaves alone the signals that C
+	// libraries keep for themselves (32 to 34): systemd resets them too. All
+	// zeros is SIG_DFL without flags, whatever the layout.
+	const maskSize = 64 / 8
+	var standard [64]byte
 	ignored := signalMask(os.Getpid(), "SigIgn")
-	for sig := syscall.Signal(1); sig <= 64; sig++ {
-		if ignored>>(sig-1)&1 != 0 {
-			signal.Notify(make(chan os.Signal, 1), sig)
+	for sig := uintptr(1); sig <= 64; sig++ {
+		if ignored>>(sig-1)&1 == 0 {
+			continue
+		}
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&standard)), 0, maskSize, 0, 0); errno != 0 {
+			return os.NewSyscallError("rt_sigaction", errno)
 		}
 	}
 	if o.IgnoreSIGPIPE {
