@@ -176,7 +176,8 @@ func (u *Unit) address(name string) (wire.Address, error) {
 		u.service, name, slices.Sorted(maps.Keys(known)))
 }
 
-// Signal sends a signal to one process of the unit.
+// Signal sends a signal to one process of the unit. After [unix.SIGSTOP] it
+// waits until no thread of the process runs any more.
 func (u *Unit) Signal(pid int, sig syscall.Signal) error {
 	u.tell("signal %s to %d", signalName(int(sig)), pid)
 	// With a descriptor the number cannot become another's meanwhile.
@@ -190,6 +191,11 @@ func (u *Unit) Signal(pid int, sig syscall.Signal) error {
 	}
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
 		return fmt.Errorf("%s: signal %d: %w", u.service, pid, err)
+	}
+	if sig == unix.SIGSTOP {
+		if state := waitStopped(pid); state != "T" {
+			return fmt.Errorf("%s: signal %d: it did not stop, its state is %q", u.service, pid, state)
+		}
 	}
 	return nil
 }

@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// stat returns the fields of /proc/PID/stat after the name, of which the state
-// is the first.
-func stat(pid int) []string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// stat returns the fields of /proc/PID/stat.
+func stat(pid int) []string { return statFields(fmt.Sprintf("/proc/%d/stat", pid)) }
+
+// statFields returns the fields after the name, of which the state is the first.
+func statFields(path string) []string {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil
 	}
@@ -28,6 +32,26 @@ func processState(pid int) string {
 		return fields[0]
 	}
 	return ""
+}
+
+// waitStopped waits until all threads of a process have stopped, which is a
+// moment after it was told to, or it is gone, and returns its state.
+func waitStopped(pid int) (state string) {
+	for range 1000 {
+		if state = processState(pid); state == "" || state == "Z" || state == "T" && allStopped(pid) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return state
+}
+
+func allStopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return !slices.ContainsFunc(threads, func(path string) bool {
+		fields := statFields(path)
+		return len(fields) > 0 && fields[0] != "T"
+	})
 }
 
 // startTime is when a process began, in clock ticks since boot.

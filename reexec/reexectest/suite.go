@@ -312,17 +312,6 @@ func (t *trial) untilExec(u *Unit, pid int) bool {
 	return true
 }
 
-// waitStopped waits until a process has stopped, or is gone, and returns its state.
-func waitStopped(pid int) (state string) {
-	for range 1000 {
-		if state = processState(pid); state == "T" || state == "" || state == "Z" {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return state
-}
-
 // tries is how often a case looks for the processes of an upgrade.
 const tries = 5
 

@@ -309,6 +309,27 @@ func TestSignalStranger(t *testing.T) {
 	}
 }
 
+// A process that was stopped answers nobody any more, not even in the moment
+// that a busy one takes to stop.
+func TestSignalStops(t *testing.T) {
+	t.Parallel()
+	u := Start(t, keeperOptions(""))
+	pid := u.MainPID()
+	for range 100 {
+		for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGSTOP} {
+			if err := u.Signal(pid, sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if processState(pid) != "T" || !allStopped(pid) {
+			t.Fatal("the process still runs")
+		}
+		if err := u.Signal(pid, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A unit without a test, in a directory of one's own.
 func TestNew(t *testing.T) {
 	t.Parallel()
