@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,7 @@ type plain struct {
 	bug      string
 	next     bool          // it has a predecessor
 	loading  time.Duration // before it can serve
+	probe    time.Duration // how long a process lives that is forked before each upgrade
 	ln       net.Listener
 	notifier *notify.Notifier
 	server   *http.Server
@@ -51,6 +53,9 @@ const (
 	plainLeaked
 )
 
+// plainFile has a file that is no version of the test binary be this service.
+const plainFile = "PLAIN_FILE"
+
 // plainVariable says how many descriptors leaked to a successor.
 const plainVariable = "PLAIN_SUCCESSOR"
 
@@ -59,6 +64,7 @@ func plainMain() {
 	p := &plain{}
 	flag.StringVar(&p.bug, "bug", "", "")
 	flag.DurationVar(&p.loading, "loading", 0, "")
+	flag.DurationVar(&p.probe, "probe", 0, "")
 	listen := flag.String("listen", "", "")
 	flag.Parse()
 	if err := p.run(*listen); err != nil {
@@ -165,6 +171,9 @@ func (p *plain) upgrade(listen string) (gone bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if p.probe > 0 {
+		forkProbe(p.probe)
+	}
 	ready, theirs, err := os.Pipe()
 	if err != nil {
 		return false, err
@@ -222,6 +231,26 @@ func (p *plain) upgrade(listen string) (gone bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return true, p.notifier.Barrier(ctx)
+}
+
+// forkProbe does what os.StartProcess does once in a process, to learn whether
+// the kernel has pidfds: it forks a process that runs nothing else and ends.
+// That one would be seen by chance only; this one lives longer.
+func forkProbe(life time.Duration) {
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	limit := unix.NsecToTimespec(int64(life))
+	// The child has no other threads: it may only make system calls.
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno == 0 && pid == 0 {
+		_, _, _ = syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&limit)), 0, 0)
+		for {
+			_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+	}
+	if errno == 0 {
+		_, _ = syscall.Wait4(int(pid), nil, 0, nil)
+	}
 }
 
 // drain answers what there is, leads the clients away and ends.

@@ -46,11 +46,76 @@ func waitStopped(pid int) (state string) {
 	return state
 }
 
-func allStopped(pid int) bool {
+func allStopped(pid int) bool { return allThreads(pid, "T") }
+
+// allThreads says whether all threads of a process are in a state.
+func allThreads(pid int, state string) bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	return !slices.ContainsFunc(threads, func(path string) bool {
 		fields := statFields(path)
-		return len(fields) > 0 && fields[0] != "T"
+		return len(fields) > 0 && fields[0] != state
+	})
+}
+
+// settle waits until no thread of a process has anything to do, for some
+// moments in a row, or for a second.
+func settle(pid int) {
+	const moments = 10
+	for idle, look := 0, 0; idle < moments && look < 500; look++ {
+		if idle++; !allThreads(pid, "S") {
+			idle = 0
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// timesRun changes each time a process gets a processor, see
+// /proc/PID/schedstat in proc(5). It does not where the kernel does not count.
+func timesRun(pid int) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+	return string(text)
+}
+
+// runs says whether a process executed that file, itself or by an interpreter
+// that the file's first line names.
+func runs(pid int, path string) bool {
+	const forkNoExec = 0x40 // PF_FORKNOEXEC of linux/sched.h
+	fields := stat(pid)
+	if len(fields) < 7 {
+		return false
+	}
+	if flags, err := strconv.ParseUint(fields[6], 10, 64); err != nil || flags&forkNoExec != 0 {
+		return false
+	}
+	return sameFile(pid, path) || isScript(path) && interprets(pid, path)
+}
+
+func isScript(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var start [2]byte
+	n, _ := f.Read(start[:])
+	return string(start[:n]) == "#!"
+}
+
+// interprets says whether the first or the second argument of a process is that
+// file: the kernel puts it behind the interpreter and its one option.
+func interprets(pid int, path string) bool {
+	script, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(line), "\x00")
+	return slices.ContainsFunc(args[1:min(3, len(args))], func(arg string) bool {
+		if fd, ok := strings.CutPrefix(arg, "/dev/fd/"); ok { // see fexecve(3)
+			arg = fmt.Sprintf("/proc/%d/fd/%s", pid, fd)
+		}
+		info, err := os.Stat(arg)
+		return err == nil && os.SameFile(info, script)
 	})
 }
 

@@ -76,9 +76,9 @@ func TestUpgradeFinds(t *testing.T) {
 		{"ignores", "has a process that ignores SIGTERM", true, []string{"stop"}},
 		{"early", "says READY=1 before it serves", true, []string{"start"}},
 		{"early", "says READY=1 before it listens itself", false, []string{"start"}},
-		{"hasty", "moves MAINPID= before the next version can serve", true, []string{"killed_at_start"}},
+		{"hasty", "moves MAINPID= before the next version can serve", true, []string{"killed_at_start", "main"}},
 		{"speaks", "has the next version speak while it is not main", true, []string{"notify"}},
-		{"forks", "starts the next version as a grandchild of systemd", true, []string{"stop"}},
+		{"forks", "starts the next version as a grandchild of systemd", true, []string{"stop", "main"}},
 	} {
 		t.Run(strings.ReplaceAll(b.what, " ", "_"), func(t *testing.T) {
 			t.Parallel()
@@ -92,17 +92,9 @@ func TestUpgradeFinds(t *testing.T) {
 				s.Options.Files["plain.service.d/kill.conf"] = "[Service]\nKillMode=process\n"
 			}
 			for _, name := range b.found {
-				sc := caseNamed(t, name)
-				r := record(t, func(tb testing.TB) {
-					c, err := look(s)
-					if err != nil {
-						tb.Fatal(err)
-					}
-					sc.try(tb, c)
-				})
-				text := r.text.String()
-				if !r.Failed() || !strings.HasPrefix(text, "broken rule: "+sc.rule+"\n") {
-					t.Errorf("case %q does not find a service that %s (failed: %t):\n%s", name, b.what, r.Failed(), text)
+				text, failed := try(t, name, s)
+				if !failed || !strings.HasPrefix(text, "broken rule: "+caseNamed(t, name).rule+"\n") {
+					t.Errorf("case %q does not find a service that %s (failed: %t):\n%s", name, b.what, failed, text)
 				}
 				t.Logf("%s", firstLines(text, 3))
 			}
@@ -124,4 +116,82 @@ func caseNamed(t *testing.T, name string) suiteCase {
 func firstLines(text string, n int) string {
 	lines := strings.SplitN(text, "\n", n+1)
 	return strings.Join(lines[:min(n, len(lines))], "\n")
+}
+
+// try runs one case and returns what it says, and whether it failed.
+func try(t *testing.T, name string, s Service) (text string, failed bool) {
+	t.Helper()
+	sc := caseNamed(t, name)
+	r := record(t, func(tb testing.TB) {
+		c, err := look(s)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		sc.try(tb, c)
+	})
+	return r.text.String(), r.Failed()
+}
+
+// A failure says what to do about it.
+func TestUpgradeSays(t *testing.T) {
+	t.Parallel()
+	for _, m := range []struct {
+		bug, found string
+		without    Capability
+		says       []string
+	}{
+		{"forks", "stop", "", []string{"The likely cause: process ", "and not of systemd", "Cloneflags: syscall.CLONE_PARENT", "notify.MainPID"}},
+		{"hasty", "killed_on_trial", RollsBack, []string{"Service.OnTrial", "reexectest.RollsBack: "}},
+		{"hasty", "hung_on_trial", RollsBack, []string{"Service.OnTrial", "reexectest.RollsBack: "}},
+	} {
+		t.Run(m.bug+"/"+m.found, func(t *testing.T) {
+			t.Parallel()
+			s := plainService("-bug="+m.bug, true)
+			delete(s.Lacks, m.without)
+			if m.without == RollsBack {
+				s.Has = []Capability{ReportsFailure} // so that nothing waits for more to come
+			}
+			text, failed := try(t, m.found, s)
+			message, _, _ := strings.Cut(text, "\nstory of ")
+			for _, part := range m.says {
+				if !failed || !strings.Contains(message, part) {
+					t.Errorf("the case %s does not say %q (failed: %t):\n%s", m.found, part, failed, text)
+				}
+			}
+			if strings.Contains(message, "<nil>") {
+				t.Errorf("the case %s says:\n%s", m.found, message)
+			}
+		})
+	}
+}
+
+// Two signals at once may both find that main is gone, and nothing is wrong.
+func TestUpgradeTwoFailedSignals(t *testing.T) {
+	t.Parallel()
+	s := plainService("", true)
+	s.Options.Files["plain.service.d/gone.conf"] = "[Service]\nExecReload=/bin/kill -HUP 2147483647\n"
+	if text, failed := try(t, "two_reloads", s); failed {
+		t.Errorf("the case fails:\n%s", text)
+	}
+	s.Has = []Capability{ReportsFailure}
+	if text, failed := try(t, "two_reloads", s); !failed || !strings.Contains(text, "both failed") {
+		t.Errorf("the case does not find that both failed (failed: %t):\n%s", failed, text)
+	}
+}
+
+// A process that is forked and never runs the program is not the next version.
+func TestUpgradeProbe(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"killed_at_start", "overlap"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := plainService("-probe=300ms", true)
+			// A file: of the test binary it is known otherwise what is new.
+			s.Options.Programs = map[string]Program{"/usr/bin/plain": File("/proc/self/exe")}
+			s.Options.Environment = []string{plainFile + "=1"}
+			if text, failed := try(t, name, s); failed {
+				t.Errorf("the case fails:\n%s", text)
+			}
+		})
+	}
 }

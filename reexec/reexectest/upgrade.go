@@ -211,13 +211,45 @@ type trial struct {
 	testing.TB
 	*conformance
 	suiteCase
-	version int // of the program that was installed last
+	unit    *Unit // that was made last
+	version int   // of the program that was installed last
 }
 
 // broken ends the case: the rule does not hold.
 func (t *trial) broken(format string, args ...any) {
 	t.Helper()
-	t.Fatalf("broken rule: %s\n%s", t.rule, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf("broken rule: %s\n%s", t.rule, fmt.Sprintf(format, args...))
+	if t.unit != nil {
+		if why := t.unit.alien(); why != "" {
+			text += "\n" + why
+		}
+	}
+	t.Fatal(text)
+}
+
+// alien says which process became main and is none of systemd's children, what
+// that leads to, and what to do; empty if there was none.
+func (u *Unit) alien() string {
+	for _, entry := range u.Journal() {
+		_, text, found := strings.Cut(entry.Message, "Supervising process ")
+		pid := 0
+		if _, err := fmt.Sscanf(text, "%d which is not our child.", &pid); !found || err != nil || entry.Identifier != "systemd" {
+			continue
+		}
+		parent := "another process"
+		u.mu.Lock()
+		for _, p := range u.births {
+			if p.PID == pid {
+				parent = fmt.Sprintf("process %d", p.Parent)
+			}
+		}
+		u.mu.Unlock()
+		return fmt.Sprintf("The likely cause: process %d, which MAINPID= made main, was a child of %s and not of systemd. Of such a process systemd "+
+			"does not notice the death, does not start the service again, and at a stop it kills it without waiting for an end by SIGTERM. "+
+			"Start the next version as a child of systemd: by syscall.ForkExec with SysProcAttr{Cloneflags: syscall.CLONE_PARENT}; see notify.MainPID.",
+			pid, parent)
+	}
+	return ""
 }
 
 // load makes a unit for the case.
@@ -231,7 +263,8 @@ func (t *trial) load() *Unit {
 		}
 		maps.Copy(o.Files, t.OnTrial)
 	}
-	return Load(t.TB, o)
+	t.unit = Load(t.TB, o)
+	return t.unit
 }
 
 // start makes a unit and starts it; every kind of client gets an answer.
@@ -310,7 +343,7 @@ func (t *trial) again(u *Unit) error {
 	if err := t.reload(u); err != nil {
 		return err
 	}
-	return t.upgraded(u, was)
+	return t.upgraded(t.Context(), u, was)
 }
 
 // reload asks for an upgrade, by reload or restart.
@@ -318,9 +351,9 @@ func (t *trial) reload(u *Unit) error { return u.Systemctl(t.Context(), t.verb, 
 
 // upgraded waits until another process than the old main one is main. Without a
 // process that is next to it, it may be the same, and runs the file that was installed.
-func (t *trial) upgraded(u *Unit, was int) error {
+func (t *trial) upgraded(ctx context.Context, u *Unit, was int) error {
 	_, inPlace := t.lacks[Overlaps]
-	return u.wait(t.Context(), "another main process", func() bool {
+	return u.wait(ctx, "another main process", func() bool {
 		s := u.state
 		return s.SubState == "running" && s.MainPID != 0 &&
 			(s.MainPID != was || inPlace && sameFile(s.MainPID, u.Path(t.program)))
