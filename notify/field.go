@@ -224,6 +224,13 @@ func ExitStatus(status int) Field {
 // is not heard any more afterwards. systemd ignores a process outside of the
 // unit's control group (unless root asks), the manager itself, a control
 // process and a zombie.
+//
+// The process should be a child of systemd. Of any other, also when it becomes
+// one later, systemd does not notice the death and starts nothing again, and a
+// stop kills it without waiting for an end by SIGTERM. What os/exec starts is
+// a child of its starter: use [syscall.ForkExec] with CLONE_PARENT in
+// [syscall.SysProcAttr].Cloneflags, and watch it by a pidfd, since only its
+// parent can wait for it.
 func MainPID(pid int) Field {
 	text := strconv.Itoa(pid)
 	if pid <= 0 {
