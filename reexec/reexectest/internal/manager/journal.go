@@ -18,41 +18,28 @@ import (
 const (
 	// maxLine is where journald breaks a line (LineMax=).
 	maxLine = 48 << 10
-	// maxEntries bounds the memory of a manager; older lines are forgotten.
-	maxEntries = 200_000
+	// maxUnread is how much a process may write before it is read: little, because
+	// the test waits for it before each answer.
+	maxUnread = 8 << 10
 )
 
-// A journal keeps the lines of one service and its sockets.
+// A journal passes on the lines of one service and its sockets. Nothing is
+// dropped: who writes faster than the test reads has to wait.
 type journal struct {
-	entries []wire.JournalEntry
-	cursor  uint64 // of the last entry
 	emit    func(wire.JournalEntry)
+	behind  func() bool // whether the test has to catch up first
 	streams map[*stream]bool
-	drained []byte
+	waiting []*stream // that are not watched until the test has caught up
+	buffer  []byte
 }
 
-func newJournal(emit func(wire.JournalEntry)) *journal {
-	return &journal{emit: emit, streams: make(map[*stream]bool)}
+func newJournal(emit func(wire.JournalEntry), behind func() bool) *journal {
+	return &journal{emit: emit, behind: behind, streams: make(map[*stream]bool), buffer: make([]byte, 64<<10)}
 }
 
 func (j *journal) add(e wire.JournalEntry) {
-	j.cursor++
-	e.Cursor, e.Time = j.cursor, time.Now()
-	if len(j.entries) >= maxEntries {
-		j.entries = append(j.entries[:0:0], j.entries[maxEntries/10:]...)
-	}
-	j.entries = append(j.entries, e)
+	e.Time = time.Now()
 	j.emit(e)
-}
-
-// since returns the entries after a cursor.
-func (j *journal) since(cursor uint64) []wire.JournalEntry {
-	for i, e := range j.entries {
-		if e.Cursor > cursor {
-			return j.entries[i:]
-		}
-	}
-	return nil
 }
 
 // A stream is where one start of a command writes, and all its descendants
@@ -60,6 +47,7 @@ func (j *journal) since(cursor uint64) []wire.JournalEntry {
 // says with each write which process wrote.
 type stream struct {
 	journal    *journal
+	loop       *loop
 	fd         int
 	id         string // for JOURNAL_STREAM
 	source     *source
@@ -80,22 +68,49 @@ func (j *journal) open(l *loop, unitName, identifier string, level int, prefixed
 		return nil, -1, os.NewSyscallError("socketpair", err)
 	}
 	ours, theirs := pair[0], pair[1]
-	s := &stream{journal: j, fd: ours, unit: unitName, identifier: identifier, level: level, prefixed: prefixed}
+	s := &stream{journal: j, loop: l, fd: ours, unit: unitName, identifier: identifier, level: level, prefixed: prefixed}
 	var stat unix.Stat_t
 	err = errors.Join(
 		os.NewSyscallError("setsockopt SO_PASSCRED", unix.SetsockoptInt(ours, unix.SOL_SOCKET, unix.SO_PASSCRED, 1)),
+		os.NewSyscallError("setsockopt SO_SNDBUF", unix.SetsockoptInt(theirs, unix.SOL_SOCKET, unix.SO_SNDBUF, maxUnread)),
 		os.NewSyscallError("shutdown", unix.Shutdown(theirs, unix.SHUT_RD)),
 		os.NewSyscallError("fcntl", unix.SetNonblock(ours, true)),
 		os.NewSyscallError("fstat", unix.Fstat(theirs, &stat)))
 	if err == nil {
 		s.id = fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
-		s.source, err = l.watch(ours, unix.EPOLLIN, priorityJournal, func(uint32) { s.read() })
+		err = s.watch()
 	}
 	if err != nil {
 		return nil, -1, errors.Join(err, unix.Close(ours), unix.Close(theirs))
 	}
 	j.streams[s] = true
 	return s, theirs, nil
+}
+
+func (s *stream) watch() (err error) {
+	s.source, err = s.loop.watch(s.fd, unix.EPOLLIN, priorityJournal, func(uint32) { s.ready() })
+	return err
+}
+
+// ready reads a piece, or leaves it where it is until the test has caught up.
+func (s *stream) ready() {
+	if !s.journal.behind() {
+		s.read()
+		return
+	}
+	s.source.remove()
+	s.journal.waiting = append(s.journal.waiting, s)
+}
+
+// caughtUp goes on with the streams that wait.
+func (j *journal) caughtUp() {
+	waiting := j.waiting
+	j.waiting = nil
+	for _, s := range waiting {
+		if j.streams[s] && s.watch() != nil {
+			s.close()
+		}
+	}
 }
 
 // start says which process it belongs to until another one writes. A nil
@@ -117,38 +132,51 @@ func (s *stream) close() {
 	delete(s.journal.streams, s)
 }
 
-// drain reads what has been written up to now; no more than a few megabytes, from
-// processes that write faster than they are read.
+// drain reads what has been written up to now, which is at most what the socket
+// takes. What processes write meanwhile is for later.
 func (j *journal) drain() {
 	for s := range j.streams {
-		for range 64 {
-			if !s.read() {
+		for left := s.unread(); left > 0; {
+			n := s.read()
+			if n == 0 {
 				break
 			}
+			left -= n
 		}
 	}
 }
 
-// read takes one piece and reports whether there was one.
-func (s *stream) read() bool {
-	if s.journal.drained == nil {
-		s.journal.drained = make([]byte, 64<<10)
+// unread is how many bytes wait. It is 1 at the end of the stream, to be read too.
+func (s *stream) unread() int {
+	poll := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(poll, 0); err != nil || n == 0 {
+		return 0
 	}
+	n, err := unix.IoctlGetInt(s.fd, unix.SIOCINQ)
+	if err != nil {
+		return 1
+	}
+	return max(n, 1)
+}
+
+// read takes one piece and returns its size, 0 if there was none.
+func (s *stream) read() int {
+	buffer := s.journal.buffer
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*16))
-	n, controlled, _, _, err := unix.Recvmsg(s.fd, s.journal.drained, control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	n, controlled, _, _, err := unix.Recvmsg(s.fd, buffer, control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 	if err == unix.EAGAIN || err == unix.EINTR {
-		return false
+		return 0
 	}
 	if err != nil || n == 0 {
 		s.close()
-		return false
+		return 0
 	}
 	if pid := writer(control[:controlled]); pid != 0 && pid != s.pid {
 		s.flush()
 		s.pid = pid
 	}
-	s.write(s.journal.drained[:n])
-	return true
+	s.write(buffer[:n])
+	return n
 }
 
 // writer returns the PID in control messages, and closes descriptors that

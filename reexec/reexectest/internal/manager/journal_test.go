@@ -20,7 +20,8 @@ import (
 func written(t *testing.T, script string) (lines []string) {
 	t.Helper()
 	l := testLoop(t)
-	j := newJournal(func(wire.JournalEntry) {})
+	var entries []wire.JournalEntry
+	j := newJournal(func(e wire.JournalEntry) { entries = append(entries, e) }, keepsUp)
 	s, end, err := j.open(l, "a.service", "sh", 6, true)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +41,7 @@ func written(t *testing.T, script string) (lines []string) {
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
-	for _, e := range j.since(0) {
+	for _, e := range entries {
 		who := 2
 		if e.PID == cmd.Process.Pid {
 			who = 1
@@ -76,7 +77,8 @@ func TestStreamLongLines(t *testing.T) {
 // Descriptors that somebody sends along are closed.
 func TestStreamClosesDescriptors(t *testing.T) {
 	l := testLoop(t)
-	j := newJournal(func(wire.JournalEntry) {})
+	entries := 0
+	j := newJournal(func(wire.JournalEntry) { entries++ }, keepsUp)
 	_, end, err := j.open(l, "a.service", "x", 6, true)
 	if err != nil {
 		t.Fatal(err)
@@ -90,26 +92,66 @@ func TestStreamClosesDescriptors(t *testing.T) {
 	}
 	_ = unix.Close(pipe[1])
 	_ = unix.Close(end)
-	j.drain()
+	for range 2 { // the line, and the end
+		j.drain()
+	}
 	if n, err := unix.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
 		t.Errorf("read %d, %v: somebody has the writing end", n, err)
 	}
 	_ = unix.Close(pipe[0])
-	if len(j.streams) != 0 || len(j.since(0)) != 1 {
-		t.Errorf("%d streams, entries %v", len(j.streams), j.since(0))
+	if len(j.streams) != 0 || entries != 1 {
+		t.Errorf("%d streams, %d entries", len(j.streams), entries)
 	}
 }
 
-func TestJournalForgets(t *testing.T) {
-	j := newJournal(func(wire.JournalEntry) {})
-	for range maxEntries + 1 {
-		j.add(wire.JournalEntry{})
+// Who writes faster than the test reads waits, and loses nothing.
+func TestStreamWaits(t *testing.T) {
+	l := testLoop(t)
+	lines := 0
+	behind := true
+	j := newJournal(func(wire.JournalEntry) { lines++ }, func() bool { return behind })
+	s, end, err := j.open(l, "a.service", "x", 6, true)
+	if err != nil {
+		t.Fatal(err)
 	}
-	all := j.since(0)
-	if len(all) != maxEntries*9/10+1 || all[len(all)-1].Cursor != maxEntries+1 {
-		t.Errorf("%d entries, the last one is %d", len(all), all[len(all)-1].Cursor)
+	defer s.close()
+	if err := unix.SetNonblock(end, true); err != nil {
+		t.Fatal(err)
 	}
-	if rest := j.since(maxEntries - 1); len(rest) != 2 || rest[0].Cursor != maxEntries {
-		t.Errorf("since %d: %d entries", maxEntries-1, len(rest))
+	written := 0
+	fill := func() {
+		for {
+			n, err := unix.Write(end, []byte("12345\n"))
+			if err != nil {
+				break
+			}
+			written += n
+		}
+	}
+	fill()
+	passed := false
+	l.after(0, priorityJournal+1, func() { passed = true })
+	if err := l.run(func() bool { return passed && len(j.waiting) == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	if lines != 0 {
+		t.Errorf("%d lines were read", lines)
+	}
+	// Before an answer, all that is there is read.
+	j.drain()
+	if lines != written/6 || lines == 0 {
+		t.Errorf("%d lines were read of %d", lines, written/6)
+	}
+	fill()
+	behind = false
+	j.caughtUp()
+	_ = unix.Close(end)
+	if err := l.run(func() bool { return len(j.streams) == 0 }); err != nil {
+		t.Fatal(err)
+	}
+	if lines != written/6 {
+		t.Errorf("%d lines were read of %d", lines, written/6)
 	}
 }
+
+func keepsUp() bool { return false }

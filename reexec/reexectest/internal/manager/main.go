@@ -123,7 +123,7 @@ func run(fd int) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_CHILD_SUBREAPER", err)
 	}
-	m, err := newManager(newOutbox(conn))
+	m, err := newManager(conn)
 	if err != nil {
 		return err
 	}
@@ -159,14 +159,13 @@ func run(fd int) error {
 	return err
 }
 
-func newManager(out *outbox) (*manager, error) {
+func newManager(conn *wire.Conn) (*manager, error) {
 	l, err := newLoop()
 	if err != nil {
 		return nil, err
 	}
 	m := &manager{
 		loop:     l,
-		out:      out,
 		notify:   &notifySocket{},
 		programs: make(map[string]bool),
 		self:     os.Getpid(),
@@ -177,7 +176,8 @@ func newManager(out *outbox) (*manager, error) {
 	}
 	m.journal = newJournal(func(e wire.JournalEntry) {
 		m.event(wire.Event{Kind: wire.JournalLine, Unit: e.Unit, Journal: &e})
-	})
+	}, func() bool { return m.out.farBehind() })
+	m.out = newOutbox(conn, func() { l.post(m.journal.caughtUp) })
 	l.dead = func() bool { return waitable() != 0 }
 	l.child = m.reapOne
 	l.settled = m.answerJobs

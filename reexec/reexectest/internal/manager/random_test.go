@@ -89,7 +89,7 @@ ExecStopPost=/bin/true
 				q.Verb, q.FaultID = wire.ClearFault, faultIDs[pick(len(faultIDs))]
 			}
 		case 13:
-			q.Verb = []wire.Verb{wire.ResetFailed, wire.FDStore, wire.Processes, wire.Journal, wire.Addresses}[pick(5)]
+			q.Verb = []wire.Verb{wire.ResetFailed, wire.FDStore, wire.Processes, wire.Addresses}[pick(4)]
 		}
 		id, wait := r.client.Begin(&q)
 		if q.Verb == wire.SetFault {

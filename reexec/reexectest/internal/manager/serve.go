@@ -22,25 +22,63 @@ import (
 // waits, whether the test reads or not.
 type outbox struct {
 	conn *wire.Conn
+	// caughtUp is called when the test was far behind, and is no longer.
+	caughtUp func()
 
 	mu      sync.Mutex
 	queue   []wire.Message
+	size    int  // of what is not sent, in bytes, about
+	behind  bool // somebody waits for the test to catch up
 	filled  sync.Cond
 	closed  bool
 	drained chan struct{} // closed when everything was sent, after close
 }
 
-func newOutbox(conn *wire.Conn) *outbox {
-	o := &outbox{conn: conn, drained: make(chan struct{})}
+// maxOutbox is how much may wait for the test before it is far behind.
+const maxOutbox = 1 << 20
+
+func newOutbox(conn *wire.Conn, caughtUp func()) *outbox {
+	o := &outbox{conn: conn, caughtUp: caughtUp, drained: make(chan struct{})}
 	o.filled.L = &o.mu
 	go o.send()
 	return o
+}
+
+// weigh estimates the size of a message.
+func weigh(m wire.Message) int {
+	const others = 500
+	if m.Event != nil && m.Event.Journal != nil {
+		return others + len(m.Event.Journal.Message)
+	}
+	return others
+}
+
+// farBehind reports whether the test does not keep up. If so, caughtUp is called when it does.
+func (o *outbox) farBehind() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.behind = o.behind || o.size > maxOutbox
+	return o.behind
+}
+
+func (o *outbox) sent(m wire.Message) {
+	o.mu.Lock()
+	o.size -= weigh(m)
+	caughtUp := o.behind && o.size <= maxOutbox/2
+	if caughtUp {
+		o.behind = false
+	}
+	o.mu.Unlock()
+	if caughtUp {
+		o.caughtUp()
+	}
 }
 
 func (o *outbox) put(m wire.Message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.queue = append(o.queue, m)
+	o.size += weigh(m)
 	o.filled.Signal()
 }
 
@@ -59,6 +97,7 @@ func (o *outbox) send() {
 			if o.conn.Send(m) != nil {
 				return // the end of the connection is seen where it is read
 			}
+			o.sent(m)
 		}
 		if closed && len(queue) == 0 {
 			return
@@ -192,9 +231,6 @@ func (m *manager) handle(r *wire.Request) {
 		}
 	case wire.Clean:
 		a.Error = m.clean(r.What)
-	case wire.Journal:
-		m.journal.drain()
-		a.Journal = slices.Clone(m.journal.since(r.Cursor))
 	case wire.Addresses:
 		a.Addresses = m.addresses()
 	case wire.Install:

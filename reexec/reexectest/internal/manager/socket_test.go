@@ -59,7 +59,7 @@ func socketManager(t *testing.T, u *unit.Socket) (*manager, *idleMachine, *socke
 			}
 		}
 	}()
-	m, err := newManager(newOutbox(wire.NewConn(near)))
+	m, err := newManager(wire.NewConn(near))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,7 @@ var groups = []group{
 		SetCredentialEncrypted:250 LoadCredential:247 LoadCredentialEncrypted:250 ImportCredential:254`},
 	{"Service Socket", NoEffect, "there is no terminal", `TTYPath TTYReset TTYVHangup TTYVTDisallocate TTYRows:250
 		TTYColumns:250 UtmpIdentifier UtmpMode`},
-	{"Service Socket", NoEffect, "the journal is that of the test, which keeps everything", `SyslogFacility LogLevelMax
+	{"Service Socket", NoEffect, "the journal is that of the test, which drops nothing", `SyslogFacility LogLevelMax
 		LogRateLimitIntervalSec:240 LogRateLimitBurst:240 LogExtraFields LogFilterPatterns:253 LogNamespace:245`},
 	{"Service Socket", NoEffect, "scheduling is that of the test", `Nice OOMScoreAdjust CoredumpFilter:246
 		IOSchedulingClass IOSchedulingPriority CPUSchedulingPolicy CPUSchedulingPriority CPUSchedulingResetOnFork

@@ -25,7 +25,6 @@ type Answer struct {
 	Socket     *SocketProperties `json:",omitempty"` // Show of a socket unit
 	Processes  []Process         `json:",omitempty"`
 	Store      []StoredFD        `json:",omitempty"` // FDStore
-	Journal    []JournalEntry    `json:",omitempty"`
 	Addresses  []Address         `json:",omitempty"` // also of the Config, with Network "" as long as nothing listens
 	Loaded     *Loaded           `json:",omitempty"` // of the Config and of DaemonReload
 }
@@ -153,7 +152,6 @@ type StoredFD struct {
 
 // JournalEntry is a line of the journal of the service and its sockets.
 type JournalEntry struct {
-	Cursor     uint64 // counts from 1
 	Time       time.Time
 	Unit       string
 	PID        int    // the process that wrote it; the manager's for its own lines

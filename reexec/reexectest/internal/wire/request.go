@@ -43,8 +43,6 @@ const (
 	// Clean is systemctl clean: What is a list of runtime, state, cache, logs,
 	// configuration, fdstore and all. (Told nothing, systemctl asks for cache and runtime.)
 	Clean Verb = "clean"
-	// Journal answers with the lines after Cursor; 0 asks for all.
-	Journal Verb = "journal"
 	// Addresses answers with the addresses on which sockets listen.
 	Addresses Verb = "addresses"
 	// Install replaces the program at Path, a path as the unit writes it, by
@@ -83,7 +81,6 @@ type Request struct {
 	Signal  syscall.Signal `json:",omitempty"`
 	Files   []File         `json:",omitempty"`
 	What    []string       `json:",omitempty"`
-	Cursor  uint64         `json:",omitempty"`
 	Path    string         `json:",omitempty"`
 	Source  string         `json:",omitempty"`
 	Fault   *Fault         `json:",omitempty"`
