@@ -3,6 +3,7 @@
 package reexectest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,6 +17,65 @@ type storyLine struct {
 	time  time.Time
 	topic string // "test", "state", "notify", …
 	text  string
+	order int // in which it was told
+}
+
+const (
+	// maxStory keeps what is printed readable: so many lines of each topic are
+	// told, a third of them from the beginning. A service that says much does not hide
+	// what else happened.
+	maxStory = 300
+	// maxStoryLine is how many bytes of a line are told.
+	maxStoryLine = 2000
+	// maxKept is how many lines of the journal, messages, states, births and deaths a unit
+	// remembers, maxKeptText how many bytes of text the lines and messages have in all.
+	maxKept     = 200_000
+	maxKeptText = 64 << 20
+)
+
+// A chapter of a story has the first and the last of its lines.
+type chapter struct {
+	first, last []storyLine
+	left        int // how many were left out between the two
+}
+
+func (c *chapter) add(l storyLine) {
+	const first, last = maxStory / 3, maxStory - maxStory/3
+	if len(c.first) < first {
+		c.first = append(c.first, l)
+		return
+	}
+	// Twice as many before any go, so that few are moved.
+	if c.last = append(c.last, l); len(c.last) == 2*last {
+		c.left += last
+		c.last = slices.Clone(c.last[last:])
+	}
+}
+
+// lines returns those that are told, and one that stands for the others.
+func (c *chapter) lines() []storyLine {
+	last, left := c.last, c.left
+	if more := len(last) - (maxStory - maxStory/3); more > 0 {
+		last, left = last[more:], left+more
+	}
+	lines := slices.Clone(c.first)
+	if left > 0 {
+		lines = append(lines, storyLine{last[0].time, last[0].topic, fmt.Sprintf("[%d lines left out]", left), last[0].order})
+	}
+	return append(lines, last...)
+}
+
+// keep appends, and forgets the older half when there is too much.
+func keep[T any](kept *[]T, v T, forgotten *int) {
+	if *kept = append(*kept, v); len(*kept) > maxKept {
+		forget(kept, forgotten)
+	}
+}
+
+func forget[T any](kept *[]T, forgotten *int) {
+	half := len(*kept) / 2
+	*forgotten += half
+	*kept = slices.Clone((*kept)[half:])
 }
 
 // tell adds what the test does to the story.
@@ -26,7 +86,18 @@ func (u *Unit) tell(format string, args ...any) {
 }
 
 func (u *Unit) tellLocked(at time.Time, topic, format string, args ...any) {
-	u.story = append(u.story, storyLine{at, topic, fmt.Sprintf(format, args...)})
+	text := fmt.Sprintf(format, args...)
+	if left := len(text) - maxStoryLine; left > 0 {
+		text = fmt.Sprintf("%s [%d bytes left out]", strings.ToValidUTF8(text[:maxStoryLine], ""), left)
+	}
+	if u.story == nil {
+		u.story = make(map[string]*chapter)
+	}
+	if u.story[topic] == nil {
+		u.story[topic] = new(chapter)
+	}
+	u.told++
+	u.story[topic].add(storyLine{at, topic, text, u.told})
 }
 
 // event takes what the manager tells. It is called for one event at a time.
@@ -51,7 +122,7 @@ func (u *Unit) noteLocked(e *wire.Event) {
 	case e.Properties != nil:
 		was := u.state
 		u.state = properties(e.Properties)
-		u.states = append(u.states, u.state)
+		keep(&u.states, u.state, &u.forgotten.states)
 		// What it says of the job is told by the job's beginning and end.
 		if now := u.state.String(); now != was.String() {
 			say("state", "%s", now)
@@ -62,20 +133,28 @@ func (u *Unit) noteLocked(e *wire.Event) {
 	case e.Journal != nil:
 		j := e.Journal
 		entry := JournalEntry{j.Time, j.Unit, j.PID, j.Identifier, j.Priority, j.Message}
-		u.journal = append(u.journal, entry)
+		keep(&u.journal, entry, &u.forgotten.journal)
+		u.hasRace = u.hasRace || strings.Contains(entry.Message, raceReport)
+		if u.journalText += len(entry.Message); u.journalText > maxKeptText {
+			forget(&u.journal, &u.forgotten.journal)
+			u.journalText = 0
+			for _, e := range u.journal {
+				u.journalText += len(e.Message)
+			}
+		}
 		say("journal", "%v", entry)
 	case e.Notify != nil:
 		n := e.Notify
 		m := Message{e.Time, n.PID, n.UID, n.Fields, n.Descriptors, n.Accepted, n.Reason}
-		u.messages = append(u.messages, m)
+		keep(&u.messages, m, &u.forgotten.messages)
 		say("notify", "%v", m)
 	case e.Process != nil:
 		p := process(*e.Process)
-		u.births = append(u.births, p)
+		keep(&u.births, p, &u.forgotten.births)
 		say("birth", "%d, child of %d: %s", p.PID, p.Parent, strings.Join(p.Command, " "))
 	case e.Death != nil:
 		d := Death{e.Time, e.Death.PID, e.Death.Reaped, e.Death.Code, e.Death.Status}
-		u.deaths = append(u.deaths, d)
+		keep(&u.deaths, d, &u.forgotten.deaths)
 		say("death", "%v", d)
 	case e.Fault != nil:
 		say("fault", "%s strikes %d", e.Fault.Kind, e.Fault.PID)
@@ -99,35 +178,35 @@ func (u *Unit) listen(f func(*wire.Event)) (stop func()) {
 	}
 }
 
-// maxStory keeps what is printed readable: the beginning and the end of it.
-const maxStory = 600
-
 // Story tells what happened to the unit so far: what the test asked for, changes
 // of state, messages on the notify socket, births and deaths of processes, and
-// the journal, each with the time since the unit was loaded.
+// the journal, each with the time since the unit was loaded. Of what there is very much
+// of it has the beginning and the end, and says how much is left out.
 func (u *Unit) Story() string {
 	u.mu.Lock()
-	lines := slices.Clone(u.story)
+	var lines []storyLine
+	for _, topic := range u.story {
+		lines = append(lines, topic.lines()...)
+	}
 	u.mu.Unlock()
 	// The manager's lines come a moment after the test's own of the same time.
-	slices.SortStableFunc(lines, func(a, b storyLine) int { return a.time.Compare(b.time) })
+	slices.SortStableFunc(lines, func(a, b storyLine) int {
+		return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.order, b.order))
+	})
 	var b strings.Builder
 	fmt.Fprintf(&b, "story of %s (systemd %d) below %s:\n", u.service, u.opts.Systemd, u.root)
-	for i, l := range lines {
-		if left := len(lines) - maxStory; left > 0 && i >= maxStory/3 && i < maxStory/3+left {
-			if i == maxStory/3 {
-				fmt.Fprintf(&b, "  [%d lines left out]\n", left)
-			}
-			continue
-		}
+	for _, l := range lines {
 		fmt.Fprintf(&b, "  %8.3fs %-7s %s\n", l.time.Sub(u.born).Seconds(), l.topic, strings.ReplaceAll(l.text, "\n", "\n                    "))
 	}
 	return b.String()
 }
 
+// raceReport is what a report of the race detector begins with.
+const raceReport = "WARNING: DATA RACE"
+
 // raced says whether a process of the unit reported a data race.
 func (u *Unit) raced() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return slices.ContainsFunc(u.journal, func(e JournalEntry) bool { return strings.Contains(e.Message, "WARNING: DATA RACE") })
+	return u.hasRace
 }

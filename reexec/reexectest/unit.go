@@ -39,18 +39,22 @@ type Unit struct {
 	born   time.Time
 	close  func() error
 
-	mu        sync.Mutex
-	changed   chan struct{}           // closed and replaced at every event
-	state     Properties              // as heard of last
-	states    []Properties            // all that were heard of
-	addresses map[string]wire.Address // by name; nil when they are to be asked for
-	journal   []JournalEntry
-	messages  []Message
-	births    []Process
-	deaths    []Death
-	ended     map[int64]Properties // when jobs ended, by request
-	story     []storyLine
-	listeners map[*func(*wire.Event)]bool
+	mu          sync.Mutex
+	changed     chan struct{}           // closed and replaced at every event
+	state       Properties              // as heard of last
+	states      []Properties            // all that were heard of
+	addresses   map[string]wire.Address // by name; nil when they are to be asked for
+	journal     []JournalEntry
+	journalText int  // bytes of its text
+	hasRace     bool // the journal has or had the report of a data race
+	messages    []Message
+	births      []Process
+	deaths      []Death
+	forgotten   struct{ states, journal, messages, births, deaths int } // how many there were before
+	ended       map[int64]Properties                                    // when jobs ended, by request
+	story       map[string]*chapter                                     // by topic
+	told        int                                                     // lines of the story
+	listeners   map[*func(*wire.Event)]bool
 }
 
 // Start loads a unit and starts it, as "systemctl start" does. When the test

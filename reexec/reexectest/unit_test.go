@@ -477,15 +477,3 @@ func TestParallel(t *testing.T) {
 		})
 	}
 }
-
-func TestStoryIsShortened(t *testing.T) {
-	t.Parallel()
-	u := &Unit{service: "a.service", born: time.Now()}
-	for i := range 2000 {
-		u.tell("line %d", i)
-	}
-	story := u.Story()
-	if n := strings.Count(story, "\n"); n != maxStory+2 || !strings.Contains(story, "[1400 lines left out]") || !strings.Contains(story, "line 1999\n") || !strings.Contains(story, "line 0\n") {
-		t.Errorf("%d lines: %s", n, story)
-	}
-}

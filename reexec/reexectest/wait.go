@@ -5,6 +5,7 @@ package reexectest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -45,18 +46,13 @@ func MainPIDIsNot(pid int) Condition {
 // through meanwhile is missed, however short.
 func (u *Unit) WaitFor(ctx context.Context, c Condition) error {
 	u.mu.Lock()
-	next := len(u.states)
+	next := u.forgotten.states + len(u.states)
 	u.mu.Unlock()
 	if c.Holds(u.Show()) {
 		return nil
 	}
 	return u.wait(ctx, c.Text, func() bool {
-		for ; next < len(u.states); next++ {
-			if c.Holds(u.states[next]) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(since(u.states, u.forgotten.states, &next), c.Holds)
 	})
 }
 
@@ -65,13 +61,12 @@ func (u *Unit) WaitForJournal(ctx context.Context, part string) (JournalEntry, e
 	var found JournalEntry
 	next := 0
 	err := u.wait(ctx, fmt.Sprintf("%q in the journal", part), func() bool {
-		for ; next < len(u.journal); next++ {
-			if strings.Contains(u.journal[next].Message, part) {
-				found = u.journal[next]
-				return true
-			}
+		lines := since(u.journal, u.forgotten.journal, &next)
+		i := slices.IndexFunc(lines, func(e JournalEntry) bool { return strings.Contains(e.Message, part) })
+		if i >= 0 {
+			found = lines[i]
 		}
-		return false
+		return i >= 0
 	})
 	return found, err
 }
@@ -82,15 +77,22 @@ func (u *Unit) WaitForMessage(ctx context.Context, field string) (Message, error
 	var found Message
 	next := 0
 	err := u.wait(ctx, field+" on the notify socket", func() bool {
-		for ; next < len(u.messages); next++ {
-			if u.messages[next].Has(field) {
-				found = u.messages[next]
-				return true
-			}
+		messages := since(u.messages, u.forgotten.messages, &next)
+		i := slices.IndexFunc(messages, func(m Message) bool { return m.Has(field) })
+		if i >= 0 {
+			found = messages[i]
 		}
-		return false
+		return i >= 0
 	})
 	return found, err
+}
+
+// since returns what came from the next one on, of all that there were, and
+// makes next what comes after it.
+func since[T any](kept []T, forgotten int, next *int) []T {
+	from := max(*next-forgotten, 0)
+	*next = forgotten + len(kept)
+	return kept[from:]
 }
 
 // wait waits until done says so, which is called with the lock held, first now
