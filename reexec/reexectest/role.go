@@ -12,8 +12,9 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/control/command"
 	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/manager"
@@ -63,9 +64,7 @@ func RunService(main func()) {
 		serviceMain.Store(&main)
 		return
 	}
-	if _, err := os.Stat(self.StopFile); self.StopFile != "" && err == nil {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
-	}
+	self.waitForTest()
 	// HOLDFAST_CHECK is how package reexec starts a pre-check.
 	if _, checking := os.LookupEnv("HOLDFAST_CHECK"); !checking {
 		time.Sleep(self.Slow)
@@ -75,6 +74,23 @@ func RunService(main func()) {
 	}
 	main()
 	os.Exit(0)
+}
+
+// waitForTest waits if a test listens at StopFile, until it closes the
+// connection, and learns the PID by that. Not with package net: main is to find a
+// process in which nothing was used yet.
+func (t *trailer) waitForTest() {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if unix.Connect(fd, &unix.SockaddrUnix{Name: t.StopFile}) != nil {
+		return // nobody listens
+	}
+	for err = unix.EINTR; err == unix.EINTR; {
+		_, err = unix.Read(fd, make([]byte, 1))
+	}
 }
 
 // InstalledVersion is the label that this service was installed with, see
@@ -115,8 +131,8 @@ type trailer struct {
 	Version string
 	Crash   bool          `json:",omitempty"`
 	Slow    time.Duration `json:",omitempty"`
-	// StopFile has processes stop themselves before main is called, until they
-	// are continued, for as long as there is such a file.
+	// StopFile is a socket: while a test listens there, processes connect to
+	// it before main is called, and wait.
 	StopFile string `json:",omitempty"`
 }
 

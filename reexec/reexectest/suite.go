@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -163,62 +164,89 @@ func (t *trial) noneRefused(l *load, when string) {
 func (t *trial) newcomers(u *Unit) (news <-chan int, release func(pid int), done func()) {
 	t.Helper()
 	found := make(chan int)
-	ctx, cancel := context.WithCancel(t.Context())
-	var looking sync.WaitGroup
-	end := func() {}
 	if t.Next(0).kind == selfProgram {
-		if err := os.WriteFile(u.stopPath(), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		looking.Go(func() { t.watchStopped(ctx, u, found) })
+		release, done = t.holdVersions(u, found)
 	} else {
-		end = t.watchBirths(ctx, u, found, &looking)
+		release, done = continueProcess, t.holdBirths(u, found)
 	}
-	done = sync.OnceFunc(func() {
-		_ = os.Remove(u.stopPath())
-		cancel()
-		looking.Wait()
-		end()
-		for _, p := range u.Processes() {
-			if p.State == "T" {
-				continueProcess(p.PID)
-			}
-		}
-	})
+	done = sync.OnceFunc(done)
 	t.Cleanup(done)
-	return found, continueProcess, done
+	return found, release, done
 }
 
 func continueProcess(pid int) { _ = syscall.Kill(pid, syscall.SIGCONT) }
 
-// watchStopped finds processes that stopped themselves.
-func (t *trial) watchStopped(ctx context.Context, u *Unit, found chan<- int) {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	known := make(map[int]bool)
-	for {
-		for _, p := range u.Processes() {
-			if p.State != "T" || known[p.PID] {
+// holdVersions has versions of the test binary wait before main is called: they
+// connect, see trailer.StopFile, and go on when the connection is closed.
+func (t *trial) holdVersions(u *Unit, found chan<- int) (release func(pid int), done func()) {
+	t.Helper()
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: u.stopPath()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var (
+		mu   sync.Mutex
+		held = make(map[int]net.Conn)
+		all  sync.WaitGroup
+	)
+	all.Go(func() {
+		for {
+			conn, err := ln.AcceptUnix()
+			if err != nil {
+				return // closed
+			}
+			pid, err := peer(conn)
+			if err != nil {
+				u.tell("hold a new process: %v", err)
+				_ = conn.Close()
 				continue
 			}
-			known[p.PID] = true
+			mu.Lock()
+			held[pid] = conn
+			mu.Unlock()
 			select {
-			case found <- p.PID:
+			case found <- pid:
 			case <-ctx.Done():
-				return
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
+	})
+	release = func(pid int) {
+		mu.Lock()
+		defer mu.Unlock()
+		if conn := held[pid]; conn != nil {
+			_ = conn.Close()
+			delete(held, pid)
+		}
+	}
+	return release, func() {
+		cancel()
+		_ = ln.Close()
+		all.Wait()
+		for pid := range held {
+			release(pid)
 		}
 	}
 }
 
-// watchBirths finds processes that were born. Commands of ExecReload= and such
-// are no news.
-func (t *trial) watchBirths(ctx context.Context, u *Unit, found chan<- int, looking *sync.WaitGroup) (end func()) {
+// peer is the process at the other end.
+func peer(conn *net.UnixConn) (pid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var errOption error
+	err = raw.Control(func(fd uintptr) { cred, errOption = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, os.NewSyscallError("getsockopt SO_PEERCRED", errOption)); err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
+}
+
+// holdBirths stops processes that are born, until they run the program.
+// Commands of ExecReload= and such are no news.
+func (t *trial) holdBirths(u *Unit, found chan<- int) (done func()) {
 	t.Helper()
 	seen := make(chan int, 1024)
 	stop := u.listen(func(e *wire.Event) {
@@ -233,6 +261,8 @@ func (t *trial) watchBirths(ctx context.Context, u *Unit, found chan<- int, look
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var looking sync.WaitGroup
 	looking.Go(func() {
 		for {
 			select {
@@ -254,8 +284,15 @@ func (t *trial) watchBirths(ctx context.Context, u *Unit, found chan<- int, look
 		}
 	})
 	return func() {
+		cancel()
+		looking.Wait()
 		stop()
 		clear()
+		for _, p := range u.Processes() {
+			if p.State == "T" {
+				continueProcess(p.PID)
+			}
+		}
 	}
 }
 
