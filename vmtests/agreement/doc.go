@@ -9,9 +9,10 @@
 // service. A [Stage] plays with one service; the same code runs in the test for the stand-in and in
 // vmtests/cmd/operator, inside a machine, for real systemd.
 //
-//	go test ./vmtests/agreement                   # every scenario, and 25 sequences a version
-//	go test ./vmtests/agreement -sequences=300    # all generated sequences
-//	go test ./vmtests/agreement -run TestSequences -seed=17 -sequences=1 -v
+//	make agreement                                # everything, and writes table.txt, which says what agreed
+//	go test ./vmtests/agreement                   # a sample: each scenario on every second version, 15 sequences
+//	go test ./vmtests/agreement -run TestScenarios -scenario='store: names' -v
+//	go test ./vmtests/agreement -run TestSequences -seed=17 -sequences=1 -fresh=0 -v
 //
 // The tests need root, and the machines of package vmtests.
 package agreement

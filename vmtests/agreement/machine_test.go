@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -62,7 +64,18 @@ func program(pkg, ldflags string, flags ...string) (string, error) {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// All versions at once, also on two processors: most of the time they wait.
+	if err := flag.Set("test.parallel", strconv.Itoa(len(vmtests.Versions()))); err != nil {
+		panic(err)
+	}
 	code := m.Run()
+	if code == 0 && *tableFile != "" {
+		if err := writeTable(*tableFile); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
 	if programs.dir != "" {
 		_ = os.RemoveAll(programs.dir)
 	}

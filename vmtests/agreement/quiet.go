@@ -120,7 +120,7 @@ func (s *Stage) quiet(ctx context.Context) (*view, error) {
 			return v, nil
 		}
 		// systemd runs jobs only when nobody asks anything of it.
-		rest := max(2*time.Millisecond, 2*took)
+		rest := max(2*time.Millisecond, 2*took, need/4)
 		before := time.Now()
 		if err := pause(ctx, rest); err != nil {
 			return nil, err

@@ -5,8 +5,7 @@ package agreement_test
 import (
 	"flag"
 	"fmt"
-	"maps"
-	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,8 +17,8 @@ import (
 )
 
 var (
-	tableFile = flag.String("table", "", "write the table of scenarios to this `file`")
-	only      = flag.String("scenario", "", "play only scenarios with this in their `name`")
+	only = flag.String("scenario", "", "play only scenarios with this in their `name`, on every version")
+	all  = flag.Bool("all", false, "play every scenario on every version, not on every second one")
 )
 
 // A scenario shows one rule.
@@ -58,10 +57,12 @@ func (s *scenario) sequence(n int) (*agreement.Sequence, error) {
 	if !strings.Contains(service, "ExecStart=") {
 		service += "\nExecStart=/usr/bin/puppet main {hub}"
 	}
-	text := "[Service]\n" + service + "\n"
-	if s.unit != "" {
-		text = "[Unit]\n" + s.unit + "\n" + text
+	unit := s.unit
+	if !strings.Contains(unit, "StartLimit") {
+		// The default counts the starts of ten seconds, and so how fast the machine is.
+		unit += "\nStartLimitIntervalSec=0"
 	}
+	text := "[Unit]\n" + unit + "\n[Service]\n" + service + "\n"
 	setup.Files = append(setup.Files, agreement.File{Name: name + ".service", Text: fill(text)})
 	if s.socket != "" {
 		setup.Files = append(setup.Files, agreement.File{Name: name + ".socket", Text: fill("[Socket]\n" + s.socket + "\n")})
@@ -78,67 +79,22 @@ func (s *scenario) applies(v vmtests.Version) bool {
 	return v >= s.since && (s.until == 0 || v <= s.until)
 }
 
-// A table says for each scenario and version how it went.
-type table struct {
-	mu   sync.Mutex
-	rows map[string]map[vmtests.Version]string
-	met  map[*agreement.Exception]map[vmtests.Version]int
+// A short deadline in a unit file or a message. Messages count microseconds.
+var deadline = regexp.MustCompile(`(Timeout\w*|Watchdog|RuntimeMax)Sec=[1-9]s|EXTEND_TIMEOUT_USEC=|WATCHDOG_USEC=`)
+
+// timed reports whether the scenario has deadlines that a busy machine misses.
+func (s *scenario) timed() bool {
+	return deadline.MatchString(s.service + s.ops + fmt.Sprint(s.behave))
 }
 
-func (t *table) set(name string, v vmtests.Version, outcome string, met []*agreement.Exception) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.rows[name] == nil {
-		t.rows[name] = make(map[vmtests.Version]string)
-	}
-	t.rows[name][v] = outcome
-	for _, e := range met {
-		if t.met[e] == nil {
-			t.met[e] = make(map[vmtests.Version]int)
-		}
-		t.met[e][v]++
-	}
-}
-
-// Outcomes.
-const (
-	agreed    = "agreed"
-	excepted  = "exception"
-	different = "DIFFERENT"
-	failed    = "FAILED"
-	absent    = "-"
-)
-
-func (t *table) String() string {
-	var b strings.Builder
-	row := func(name string, cell func(v vmtests.Version) string) {
-		line := fmt.Sprintf("%-78s", name)
-		for _, v := range vmtests.Versions() {
-			line += fmt.Sprintf(" %-9s", cell(v))
-		}
-		b.WriteString(strings.TrimRight(line, " ") + "\n")
-	}
-	row("", func(v vmtests.Version) string { return fmt.Sprint(int(v)) })
-	for _, name := range slices.Sorted(maps.Keys(t.rows)) {
-		row(name, func(v vmtests.Version) string {
-			if outcome := t.rows[name][v]; outcome != "" {
-				return outcome
-			}
-			return absent
-		})
-	}
-	b.WriteString("\nExceptions, and how many scenarios met them:\n")
-	for _, e := range agreement.Exceptions {
-		row(e.Name, func(v vmtests.Version) string { return fmt.Sprint(t.met[e][v]) })
-		fmt.Fprintf(&b, "    %s\n", e.Reason)
-	}
-	b.WriteString("\nLeft to chance by systemd itself, and not compared:\n")
-	for _, s := range scenarios {
-		if len(s.chance) > 0 {
-			fmt.Fprintf(&b, "%s: %s\n    %s\n", s.name, strings.Join(s.chance, ", "), s.why)
+// sampled reports whether scenario number n is played on v when not all are: on every second of its versions.
+func (s *scenario) sampled(n int, v vmtests.Version) bool {
+	for _, other := range vmtests.Versions() {
+		if s.applies(other) && other < v {
+			n++
 		}
 	}
-	return b.String()
+	return n%2 == 0
 }
 
 // scenariosAtOnce is how many scenarios are played at once on one machine. Most of their time they wait.
@@ -153,6 +109,13 @@ func (t *table) play(tb testing.TB, v vmtests.Version, systemd, other side, n in
 		return
 	}
 	m, err := compare(tb.Context(), v, systemd, other, q, false)
+	// A missed deadline does not happen every time, a fault of the stand-in does.
+	for range 2 {
+		if err == nil && len(m.differences) > 0 && s.timed() {
+			tb.Logf("%v, %s: again, because of %v", v, s.name, m.differences)
+			m, err = compare(tb.Context(), v, systemd, other, q, false)
+		}
+	}
 	if err == nil && len(m.differences) > 0 {
 		// Once more, for the journals; and what does not happen again is chance, which is no less a failure.
 		if again, err := compare(tb.Context(), v, systemd, other, q, true); err == nil && len(again.differences) > 0 {
@@ -176,7 +139,7 @@ func (t *table) play(tb testing.TB, v vmtests.Version, systemd, other side, n in
 // Every scenario goes the same way on systemd and on the stand-in.
 func TestScenarios(t *testing.T) {
 	begin := time.Now()
-	results := &table{rows: make(map[string]map[vmtests.Version]string), met: make(map[*agreement.Exception]map[vmtests.Version]int)}
+	results := newTable()
 	// In a group, so that what follows comes after all versions.
 	t.Run("on", func(t *testing.T) {
 		eachVersion(t, func(t *testing.T, v vmtests.Version, m *machine) {
@@ -184,7 +147,7 @@ func TestScenarios(t *testing.T) {
 			var alone, beside []int
 			for n, s := range scenarios {
 				switch {
-				case !s.applies(v) || !strings.Contains(s.name, *only):
+				case !s.applies(v) || !strings.Contains(s.name, *only) || !*all && *only == "" && !s.sampled(n, v):
 				case strings.Contains(s.ops, string(agreement.DaemonReload)):
 					alone = append(alone, n)
 				default:
@@ -218,12 +181,7 @@ func TestScenarios(t *testing.T) {
 		})
 	})
 	t.Logf("%d scenarios, %v\n%v", len(results.rows), time.Since(begin).Round(time.Millisecond), results)
-	if *tableFile != "" {
-		if err := os.WriteFile(*tableFile, []byte(results.String()), 0o644); err != nil {
-			t.Error(err)
-		}
-	}
-	if *only != "" || *twice || t.Failed() {
+	if *only != "" || *twice || !*all || t.Failed() {
 		return
 	}
 	for _, e := range agreement.Exceptions {
@@ -232,6 +190,9 @@ func TestScenarios(t *testing.T) {
 				t.Errorf("exception %q: no scenario meets it on %v: remove it", e.Name, v)
 			}
 		}
+	}
+	if !t.Failed() {
+		toWrite.scenarios = results
 	}
 }
 

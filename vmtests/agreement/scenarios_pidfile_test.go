@@ -65,6 +65,7 @@ var pidFileScenarios = []*scenario{
 			write heir pid {main#1}
 			behave reload: exit 1
 			reload
+			exit heir 0
 			stop`,
 	},
 	{

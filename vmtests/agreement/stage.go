@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -428,15 +429,40 @@ func (s *Stage) connect(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
-		return "", err
+	type answer struct {
+		line string
+		err  error
 	}
-	line, err := bufio.NewReader(conn).ReadString('\n')
+	answers := make(chan answer, 1)
+	go func() { // ends at the latest with the connection
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		answers <- answer{line, err}
+	}()
+	var got answer
+	var last *view
+	for begin := time.Now(); got == (answer{}); {
+		select {
+		case got = <-answers:
+			continue
+		case <-time.After(connectPause):
+		}
+		v, err := s.quiet(ctx)
+		if err != nil {
+			return "", err
+		}
+		moved, _ := s.hub.Quiet()
+		rests := reflect.DeepEqual(last, v) && time.Since(moved) > connectPause
+		if len(answers) == 0 && (rests || time.Since(begin) > 4*patience) {
+			return "no answer", nil
+		}
+		last = v
+	}
+	line, err := got.line, got.err
 	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 		return "closed without an answer", nil
 	}
 	if err != nil {
-		return "no answer", nil
+		return "", err
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	if err != nil {
@@ -445,8 +471,8 @@ func (s *Stage) connect(ctx context.Context, name string) (string, error) {
 	return "answered by " + s.who(pid), nil
 }
 
-// connectTimeout is how long a client waits where nobody answers.
-const connectTimeout = 700 * time.Millisecond
+// connectPause is how long nothing may have moved before a client gives up waiting for an answer.
+const connectPause = 200 * time.Millisecond
 
 // wait waits for a property.
 func (s *Stage) wait(ctx context.Context, unit string, op Op) (string, error) {

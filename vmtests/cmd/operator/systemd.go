@@ -197,8 +197,10 @@ func (m *systemd) write(files []agreement.File) error {
 	return nil
 }
 
-// unloadTimeout bounds the end of a service whose processes get SIGKILL again and again.
-const unloadTimeout = 20 * time.Second
+// unloadTimeout bounds the end of a service whose processes get SIGKILL again and again. It is longer than the
+// TimeoutStopSec= of generated services: before 254, systemd may wait that long for a main process that is
+// gone and was nobody's child here.
+const unloadTimeout = 90 * time.Second
 
 func (m *systemd) Unload(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, unloadTimeout)
