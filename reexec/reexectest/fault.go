@@ -67,7 +67,7 @@ func (u *Unit) Fault(f Fault) (clear func(), err error) {
 	defer cancel()
 	request := wire.Request{Verb: wire.SetFault, Fault: &f.fault}
 	u.tell("fault: %v", f)
-	id, wait := u.client.Begin(&request)
+	id, wait := u.begin(&request)
 	if _, err := wait(ctx); err != nil {
 		return nil, fmt.Errorf("%s: fault %v: %w", u.service, f, err)
 	}
@@ -76,6 +76,6 @@ func (u *Unit) Fault(f Fault) (clear func(), err error) {
 		ctx, cancel := u.patient(context.Background(), "clear the fault")
 		defer cancel()
 		// It fails only if the manager is gone, and the fault with it.
-		_, _ = u.client.Call(ctx, wire.Request{Verb: wire.ClearFault, FaultID: id})
+		_, _ = u.call(ctx, wire.Request{Verb: wire.ClearFault, FaultID: id})
 	}), nil
 }

@@ -71,8 +71,14 @@ func (u *Unit) Systemctl(ctx context.Context, verb, unit string) error {
 	u.tell("%s %s", verb, unit)
 	ctx, cancel := u.patient(ctx, verb+" "+unit)
 	defer cancel()
-	id, wait := u.client.Begin(&wire.Request{Verb: wire.Verb(verb), Unit: u.wireName(unit)})
+	u.mu.Lock()
+	u.jobs++
+	u.mu.Unlock()
+	id, wait := u.begin(&wire.Request{Verb: wire.Verb(verb), Unit: u.wireName(unit)})
 	answer, err := wait(ctx)
+	u.mu.Lock()
+	u.jobs--
+	u.mu.Unlock()
 	err = u.jobError(verb, unit, answer, err)
 	var job *JobError
 	if errors.As(err, &job) {
@@ -131,7 +137,7 @@ func (u *Unit) DaemonReload(ctx context.Context, files map[string]string) error 
 	u.tell("daemon-reload")
 	ctx, cancel := u.patient(ctx, "daemon-reload")
 	defer cancel()
-	answer, err := u.client.Call(ctx, request)
+	answer, err := u.call(ctx, request)
 	return u.jobError("daemon-reload", u.service, answer, err)
 }
 
@@ -141,7 +147,7 @@ func (u *Unit) Clean(ctx context.Context, what ...string) error {
 	u.tell("clean %v", what)
 	ctx, cancel := u.patient(ctx, "clean")
 	defer cancel()
-	answer, err := u.client.Call(ctx, wire.Request{Verb: wire.Clean, What: what})
+	answer, err := u.call(ctx, wire.Request{Verb: wire.Clean, What: what})
 	return u.jobError("clean", u.service, answer, err)
 }
 
@@ -161,6 +167,6 @@ func (u *Unit) Kill(whom Whom, sig syscall.Signal) error {
 	u.tell("kill %s %s", whom, signalName(int(sig)))
 	ctx, cancel := u.patient(context.Background(), "kill")
 	defer cancel()
-	answer, err := u.client.Call(ctx, wire.Request{Verb: wire.Kill, Whom: wire.Whom(whom), Signal: sig})
+	answer, err := u.call(ctx, wire.Request{Verb: wire.Kill, Whom: wire.Whom(whom), Signal: sig})
 	return u.jobError("kill", u.service, answer, err)
 }

@@ -4,6 +4,7 @@ package reexectest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -17,12 +18,57 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/wire"
 )
 
+var errClosed = errors.New("the unit is closed")
+
+// open returns an error if the unit is closed.
+func (u *Unit) open() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return fmt.Errorf("%s: %w", u.service, errClosed)
+	}
+	return nil
+}
+
+// gone says why the manager does not answer any more. It is called when the
+// connection has ended.
+func (u *Unit) gone() error {
+	if u.open() != nil {
+		return errClosed
+	}
+	if err := u.managerFailed(); err != nil {
+		return err
+	}
+	return errors.New("the manager process has ended")
+}
+
+// call asks the manager.
+func (u *Unit) call(ctx context.Context, request wire.Request) (*wire.Answer, error) {
+	_, wait := u.begin(&request)
+	return wait(ctx)
+}
+
+// begin is wire.Client.Begin, and says why the manager does not answer if it is gone.
+func (u *Unit) begin(request *wire.Request) (id int64, wait func(context.Context) (*wire.Answer, error)) {
+	verb := request.Verb
+	id, answered := u.client.Begin(request)
+	return id, func(ctx context.Context) (*wire.Answer, error) {
+		answer, err := answered(ctx)
+		var refused *wire.Error
+		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
+			return answer, err
+		}
+		<-u.client.Done()
+		return nil, fmt.Errorf("%s: %w", verb, u.gone())
+	}
+}
+
 // ask sends a request that is answered at once. It returns nil when the unit
 // is closed.
 func (u *Unit) ask(request wire.Request) *wire.Answer {
 	ctx, cancel := u.patient(context.Background(), string(request.Verb))
 	defer cancel()
-	answer, err := u.client.Call(ctx, request)
+	answer, err := u.call(ctx, request)
 	if err != nil {
 		return nil
 	}
@@ -55,7 +101,7 @@ func (u *Unit) MainPID() int { return u.Show().MainPID }
 func (u *Unit) ShowSocket(name string) (SocketProperties, error) {
 	ctx, cancel := u.patient(context.Background(), "show "+name)
 	defer cancel()
-	answer, err := u.client.Call(ctx, wire.Request{Verb: wire.Show, Unit: name})
+	answer, err := u.call(ctx, wire.Request{Verb: wire.Show, Unit: name})
 	if err == nil && answer.Socket == nil {
 		err = fmt.Errorf("%s is no socket unit", name)
 	}
@@ -145,6 +191,9 @@ func (u *Unit) Dial(ctx context.Context, name string) (net.Conn, error) {
 }
 
 func (u *Unit) address(name string) (wire.Address, error) {
+	if err := u.open(); err != nil {
+		return wire.Address{}, err
+	}
 	if own, ok := u.opts.Addresses[name]; ok {
 		network := "tcp"
 		if strings.Contains(own, "/") {
@@ -180,6 +229,9 @@ func (u *Unit) address(name string) (wire.Address, error) {
 // waits until no thread of the process runs any more.
 func (u *Unit) Signal(pid int, sig syscall.Signal) error {
 	u.tell("signal %s to %d", signalName(int(sig)), pid)
+	if err := u.open(); err != nil {
+		return err
+	}
 	// With a descriptor the number cannot become another's meanwhile.
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

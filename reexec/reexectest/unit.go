@@ -3,6 +3,7 @@
 package reexectest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +56,8 @@ type Unit struct {
 	ended       map[int64]Properties                                    // when jobs ended, by request
 	story       map[string]*chapter                                     // by topic
 	told        int                                                     // lines of the story
+	jobs        int                                                     // that the test waits for
+	closed      bool
 	listeners   map[*func(*wire.Event)]bool
 }
 
@@ -286,6 +290,9 @@ func (u *Unit) managerFailed() error {
 func (u *Unit) Close() error { return u.close() }
 
 func (u *Unit) end() error {
+	u.mu.Lock()
+	u.closed = true
+	u.mu.Unlock()
 	var err error
 	if u.client != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), endPatience)
@@ -294,8 +301,7 @@ func (u *Unit) end() error {
 		_ = u.client.Close()
 		<-u.client.Done()
 		if err = errors.Join(err, u.managerFailed()); err != nil {
-			err = fmt.Errorf("reexectest: end %s: %w", u.service, err)
-			u.killLeft()
+			err = fmt.Errorf("reexectest: end %s: %w", u.service, errors.Join(err, u.killLeft()))
 		}
 	}
 	if u.ownsRoot && u.root != "" {
@@ -304,18 +310,55 @@ func (u *Unit) end() error {
 	return err
 }
 
-// killLeft ends what a manager that died itself left behind.
-func (u *Unit) killLeft() {
+// killLeft ends what a manager that died itself left behind: the processes that it
+// told of, and those that it had no time to tell of, which know its notify socket. It
+// looks again until there is none.
+func (u *Unit) killLeft() error {
+	known := make(map[int]uint64)
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	for _, p := range u.births {
-		if fd, err := unix.PidfdOpen(p.PID, 0); err == nil {
-			if start, err := startTime(p.PID); err == nil && start == p.Start {
-				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		known[p.PID] = p.Start
+	}
+	u.mu.Unlock()
+	for deadline := time.Now().Add(endPatience); ; {
+		var left []int
+		entries, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well formed
+		for _, path := range entries {
+			pid, err := strconv.Atoi(filepath.Base(path))
+			if err == nil && pid != os.Getpid() && u.killOne(pid, known) {
+				left = append(left, pid)
 			}
-			_ = unix.Close(fd)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("processes %v of %s are left: kill them", left, u.service)
+		}
+		time.Sleep(time.Millisecond) // they take a moment to die, and are nobody's children here
+	}
+}
+
+// killOne kills a process if it is the unit's and lives.
+func (u *Unit) killOne(pid int, known map[int]uint64) bool {
+	// With a descriptor the number cannot become another's meanwhile.
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	start, err := startTime(pid)
+	if state := processState(pid); err != nil || state == "" || state == "Z" || state == "X" {
+		return false
+	}
+	if began, ok := known[pid]; !ok || began != start {
+		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // another user's is not for us
+		if !bytes.Contains(environ, []byte("NOTIFY_SOCKET="+u.Path("/run/systemd/notify")+"\x00")) {
+			return false
 		}
 	}
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	return true
 }
 
 // patient bounds a context that has no deadline.
@@ -341,6 +384,9 @@ func (u *Unit) Path(path string) string { return filepath.Join(u.root, path) }
 // Install puts another program at a path of the unit, as a package manager
 // does: by rename. What runs from the old file runs on.
 func (u *Unit) Install(path string, p Program) error {
+	if err := u.open(); err != nil {
+		return err
+	}
 	ctx, cancel := u.patient(context.Background(), "install "+path)
 	defer cancel()
 	if _, known := u.programs[path]; !known {

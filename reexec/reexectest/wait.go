@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/wire"
 )
 
 // Condition is what [Unit.WaitFor] waits for.
@@ -44,15 +46,17 @@ func MainPIDIsNot(pid int) Condition {
 
 // WaitFor waits until the service is in a state. No state that it passes
 // through meanwhile is missed, however short.
+//
+// It and the methods that follow return an error at once when nothing can come any
+// more: the service has ended or failed, no process is left, and no job, restart or
+// other call of the test is about to start it. Start it before you wait for it.
 func (u *Unit) WaitFor(ctx context.Context, c Condition) error {
 	u.mu.Lock()
 	next := u.forgotten.states + len(u.states)
 	u.mu.Unlock()
-	if c.Holds(u.Show()) {
-		return nil
-	}
+	holds := c.Holds(u.Show())
 	return u.wait(ctx, c.Text, func() bool {
-		return slices.ContainsFunc(since(u.states, u.forgotten.states, &next), c.Holds)
+		return holds || slices.ContainsFunc(since(u.states, u.forgotten.states, &next), c.Holds)
 	})
 }
 
@@ -98,8 +102,12 @@ func since[T any](kept []T, forgotten int, next *int) []T {
 // wait waits until done says so, which is called with the lock held, first now
 // and then after every event.
 func (u *Unit) wait(ctx context.Context, what string, done func() bool) error {
+	if err := u.open(); err != nil {
+		return fmt.Errorf("wait for %s: %w", what, err)
+	}
 	ctx, cancel := u.patient(ctx, "wait for "+what)
 	defer cancel()
+	idle := u.known()
 	for {
 		u.mu.Lock()
 		ok, changed, state := done(), u.changed, u.state
@@ -107,12 +115,62 @@ func (u *Unit) wait(ctx context.Context, what string, done func() bool) error {
 		if ok {
 			return nil
 		}
+		if state.down() && u.over(ctx, idle) {
+			u.mu.Lock()
+			ok, state = done(), u.state // with what came before the answer
+			u.mu.Unlock()
+			if ok {
+				return nil
+			}
+			return fmt.Errorf("%s: wait for %s: it cannot come any more: the service is %v%s, and nothing is about to start it",
+				u.service, what, state, state.lastEnd())
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w; it is %v", u.service, context.Cause(ctx), state)
 		case <-u.client.Done():
-			return fmt.Errorf("%s: wait for %s: the manager process has ended; the service was %v", u.service, what, state)
+			return fmt.Errorf("%s: wait for %s: %w; the service was %v", u.service, what, u.gone(), state)
 		}
 	}
+}
+
+// down says whether the service does not run, and does not wait to be restarted.
+func (p Properties) down() bool { return p.ActiveState == "inactive" || p.ActiveState == "failed" }
+
+// lastEnd is how the last main process ended, for the end of a sentence.
+func (p Properties) lastEnd() string {
+	if p.ExecMainPID == 0 || p.ExecMainCode == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (main process %v)", Death{PID: p.ExecMainPID, Reaped: true, Code: p.ExecMainCode, Status: p.ExecMainStatus})
+}
+
+// over asks whether nothing happens to the service any more, unless somebody starts it.
+// What was begun before is heeded: the manager comes to requests last. Idle is what
+// the service was when the wait began.
+func (u *Unit) over(ctx context.Context, idle Properties) bool {
+	answer, err := u.call(ctx, wire.Request{Verb: wire.Show})
+	if err != nil || answer.Properties == nil {
+		return false
+	}
+	p := properties(answer.Properties)
+	u.mu.Lock()
+	jobs := u.jobs
+	u.mu.Unlock()
+	// One that was never started may be about to be; what is stored may go away.
+	if !p.down() || p.Job != "" || jobs > 0 || p.InvocationID == "" || p.NFileDescriptorStore > 0 {
+		return false
+	}
+	if p.ActiveState == "inactive" && idle.down() && idle.InvocationID == p.InvocationID && u.listens(ctx) {
+		return false // it may be one that comes and goes with its connections
+	}
+	answer, err = u.call(ctx, wire.Request{Verb: wire.Processes})
+	return err == nil && len(answer.Processes) == 0
+}
+
+// listens says whether a connection can start the service.
+func (u *Unit) listens(ctx context.Context) bool {
+	answer, err := u.call(ctx, wire.Request{Verb: wire.Addresses})
+	return err == nil && slices.ContainsFunc(answer.Addresses, func(a wire.Address) bool { return a.Address != "" })
 }
