@@ -3,7 +3,10 @@
 package main
 
 import (
+	"flag"
 	"fmt"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/holdfast-go/holdfast/activation/activationtest"
@@ -17,6 +20,10 @@ func TestMain(m *testing.M) {
 		version = reexectest.InstalledVersion()
 		main()
 	})
+	// Tests on the stand-in wait for processes more than they compute. The command line has the last word.
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
 	activationtest.Main(m)
 }
 
