@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command holdfast is the toy service on package reexec: upgraded by SIGUSR2 or systemctl reload.
+package main
+
+import (
+	"context"
+	"flag"
+	"log"
+	"net/http"
+	"time"
+
+	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
+)
+
+func main() {
+	probation := flag.Duration("probation", 5*time.Second, "how long a new version is on trial")
+	config := toy.Flags()
+	if err := run(config, *probation); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(config *toy.Config, probation time.Duration) error {
+	service, err := reexec.New(reexec.Options{
+		Name: "toy", Version: toy.Version(), Probation: probation, DrainTimeout: config.Drain,
+	})
+	if err != nil {
+		return err
+	}
+	if config.Protocol == toy.UDP {
+		conn, err := service.ListenPacket("toy", "udp", config.Address)
+		if err != nil {
+			return err
+		}
+		go toy.EchoDatagrams(conn)
+		return service.Run(context.Background())
+	}
+	ln, err := service.Listen("toy", "tcp", config.Address)
+	if err != nil {
+		return err
+	}
+	if config.Protocol == toy.Line {
+		lines, err := toy.NewService(config)
+		if err != nil {
+			return err
+		}
+		go func() { _ = lines.Serve(ln) }() // ends when Run closes the listener
+		return service.Run(context.Background())
+	}
+	var srv *http.Server
+	if srv, err = config.Server(); err != nil {
+		return err
+	}
+	service.Serve(srv, ln)
+	return service.Run(context.Background())
+}
