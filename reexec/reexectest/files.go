@@ -28,9 +28,12 @@ func collect(o Options) ([]unit.File, string, error) {
 		}
 	}
 	for name, text := range o.Files {
+		if len(text) > maxUnitFile {
+			return nil, "", fmt.Errorf("reexectest: Options.Files: %s is no unit file: it has %d bytes, and more than %d", shortName(name), len(text), maxUnitFile)
+		}
 		if base, _ := unitOf(name); !isUnit(base) {
 			return nil, "", fmt.Errorf("reexectest: Options.Files has %q: must be the name of a service, a socket unit or a drop-in such as %q",
-				name, "myapp.service.d/50-test.conf")
+				shortName(name), "myapp.service.d/50-test.conf")
 		}
 		files[name] = text
 	}
@@ -46,6 +49,14 @@ func collect(o Options) ([]unit.File, string, error) {
 		}
 	}
 	return out, service, nil
+}
+
+// shortName makes a name that may be anything fit for a message.
+func shortName(name string) string {
+	if len(name) > 255 {
+		name = strings.ToValidUTF8(name[:255], "") + "…"
+	}
+	return name
 }
 
 // readUnits adds the unit files and drop-ins at path.
@@ -183,16 +194,23 @@ func (e *UnitError) Error() string { return e.text }
 
 // unitErrors makes the errors of package unit those of this one.
 func unitErrors(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var errs []error
-		for _, e := range joined.Unwrap() {
-			errs = append(errs, unitErrors(e))
-		}
-		return errors.Join(errs...)
-	}
-	var e *unit.Error
-	if !errors.As(err, &e) {
+	var faults unit.Faults
+	if !errors.As(err, &faults) {
 		return err
 	}
-	return &UnitError{e.File, e.Line, e.Section, e.Key, e.Value, e.Reason, e.Error()}
+	all := unitFaults{text: faults.Error()}
+	for _, e := range faults {
+		all.errs = append(all.errs, &UnitError{e.File, e.Line, e.Section, e.Key, e.Value, e.Reason, e.Error()})
+	}
+	return &all
 }
+
+// unitFaults are the faults of all unit files. Its text has the first of them, and
+// the number of the others.
+type unitFaults struct {
+	text string
+	errs []error
+}
+
+func (f *unitFaults) Error() string   { return f.text }
+func (f *unitFaults) Unwrap() []error { return f.errs }

@@ -139,3 +139,44 @@ func TestUnitErrors(t *testing.T) {
 		t.Errorf("got  %q\nwant %q\n%v", got, want, err)
 	}
 }
+
+// Whatever is given for a unit file, the error is short and says what is wrong with it.
+func TestBadUnitFiles(t *testing.T) {
+	t.Parallel()
+	many := func(line string) string {
+		return "[Service]\nExecStart=/usr/bin/a\n" + strings.Repeat(line+"\n", 10_000)
+	}
+	for name, c := range map[string]struct {
+		name, text string
+		want       []string
+	}{
+		"unknown options": {"a.service", many("ExecStar=/usr/bin/a"), []string{"a.service:3: [Service] ExecStar=", "did you mean ExecStart=?", "\nand 9980 more"}},
+		"bad values":      {"a.service", many("TimeoutStopSec=soon"), []string{"TimeoutStopSec=soon: ", "\nand 9980 more"}},
+		"NULs":            {"a.service", strings.Repeat("\x00", 1<<20), []string{"a.service:1: the line has a NUL byte", "\nand 9981 more"}},
+		"a long line":     {"a.service", "[Service]\nExecStart=" + strings.Repeat("x", 10<<20), []string{"a.service:2: [Service] the line has 10485770 bytes"}},
+		"a large file":    {"a.service", strings.Repeat("x", maxUnitFile+1), []string{"Options.Files: a.service is no unit file"}},
+		"nothing":         {"a.service", "", []string{"there is neither ExecStart= nor ExecStop="}},
+		"a long name":     {strings.Repeat("x", 1<<20), "", []string{`Options.Files has "xxxx`, "must be the name of a service"}},
+		"a long service":  {strings.Repeat("x", 1<<20) + ".service", "", []string{"the name of the unit has 1048584 bytes, and systemd takes 255"}},
+		"a line break":    {"a\nb.service", "[Service]\nExecStart=/usr/bin/a\n", []string{`"a\nb.service" is not the name of a unit`}},
+		"a slash":         {"a/b.service", "[Service]\nExecStart=/usr/bin/a\n", []string{`Options.Files has "a/b.service": must be the name of`}},
+		"a percent":       {"a%b.service", "[Service]\nExecStart=/usr/bin/a\n", []string{`"a%b.service" is not the name of a unit`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := New(t.Context(), Options{Files: map[string]string{c.name: c.text}})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			text := err.Error()
+			for _, want := range c.want {
+				if !strings.Contains(text, want) {
+					t.Errorf("the error lacks %q: %.1000s", want, text)
+				}
+			}
+			if len(text) > 5000 || strings.Count(text, "\n") > 20 || strings.Count(text, "reexectest: ") != 1 {
+				t.Errorf("%d bytes: %.1000s", len(text), text)
+			}
+		})
+	}
+}

@@ -211,6 +211,18 @@ var options = func() map[[2]string]*Option {
 	return all
 }()
 
+// names are those of the options of a section, sorted.
+var names = func() map[string][]string {
+	all := make(map[string][]string)
+	for key := range options {
+		all[key[0]] = append(all[key[0]], key[1])
+	}
+	for _, names := range all {
+		slices.Sort(names)
+	}
+	return all
+}()
+
 func number(text string) int {
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -236,9 +248,9 @@ func Known() []Option {
 // or the section that has the name, or nothing.
 func similar(section, name string) (suggestion string) {
 	var found []string
-	for key := range options {
-		if key[0] == section && oneEdit(key[1], name) {
-			found = append(found, key[1]+"=")
+	for _, known := range names[section] {
+		if oneEdit(known, name) {
+			found = append(found, known+"=")
 		}
 	}
 	if len(found) == 0 {
@@ -249,13 +261,15 @@ func similar(section, name string) (suggestion string) {
 		}
 		return ""
 	}
-	slices.Sort(found)
 	return "did you mean " + strings.Join(found, " or ") + "?"
 }
 
 // oneEdit reports whether b is a with one character more, less, changed, in
 // another case, or swapped with the next.
 func oneEdit(a, b string) bool {
+	if len(a) > len(b)+1 || len(b) > len(a)+1 {
+		return false
+	}
 	if strings.EqualFold(a, b) {
 		return true
 	}

@@ -55,7 +55,7 @@ type Parsed struct {
 
 // Parse takes the text of a unit file apart. It goes on after a fault, but for
 // what makes systemd give the file up: a line of a mebibyte or more, and a
-// section header that is none.
+// section header that is none; and after too many of them.
 func Parse(file, text string) *Parsed {
 	p := parser{Parsed: &Parsed{}, file: file}
 	var (
@@ -75,6 +75,9 @@ func Parse(file, text string) *Parsed {
 		}
 		if nul {
 			p.fail(number, excerpt(line), "the line has a NUL byte, which systemd takes for its end: remove it")
+			if p.stop {
+				break
+			}
 		}
 		if t := strings.TrimLeft(line, whitespace); t != "" && (t[0] == '#' || t[0] == ';') {
 			continue // also between a line and its continuation
@@ -145,7 +148,15 @@ type parser struct {
 	stop    bool
 }
 
+// maxFileFaults is how many faults of a file are told apart. What has more is another
+// kind of file.
+const maxFileFaults = 10_000
+
 func (p *parser) fail(line int, value, format string, args ...any) {
+	if len(p.Faults) == maxFileFaults {
+		p.stop = true
+		value, format, args = "", "the file has more than %d faults, and is not read on: is it a unit file?", []any{maxFileFaults}
+	}
 	p.Faults = append(p.Faults, &Error{
 		File: p.file, Line: line, Section: p.section, Value: value, Reason: fmt.Sprintf(format, args...),
 	})

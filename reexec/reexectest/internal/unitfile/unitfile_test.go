@@ -151,6 +151,16 @@ func TestParseIsLinear(t *testing.T) {
 	}
 }
 
+// What has too many faults is not read to its end.
+func TestTooManyFaults(t *testing.T) {
+	for name, piece := range map[string]string{"NULs": "\x00", "lines": "[A]\nx\n"} {
+		p := unitfile.Parse("f", strings.Repeat(piece, 100_000))
+		if n := len(p.Faults); n != 10_001 || !strings.Contains(p.Faults[n-1].Reason, "more than 10000 faults") || len(p.Assignments) > 0 {
+			t.Errorf("%s: %d faults, the last one: %v", name, n, p.Faults[n-1])
+		}
+	}
+}
+
 func TestFaultsPrinted(t *testing.T) {
 	p := unitfile.Parse("f", "[A]\n"+strings.Repeat("x\xff"+strings.Repeat("y", 1000)+"\n", 5000))
 	if len(p.Faults) != 5000 {
