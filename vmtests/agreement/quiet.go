@@ -107,8 +107,9 @@ func (s *Stage) quiet(ctx context.Context) (*view, error) {
 		if s.suspicious(v) {
 			need = wary
 		}
+		need += min(5*lag, time.Second)
 		// The look began when nothing had moved for long enough.
-		if now.Sub(since) >= need+min(5*lag, time.Second) {
+		if now.Sub(since) >= need {
 			if must != "" {
 				s.remark("did not settle: %s", must)
 				s.unfounded[expectation(v, must)] = true
@@ -119,8 +120,8 @@ func (s *Stage) quiet(ctx context.Context) (*view, error) {
 			s.remark("never came to rest")
 			return v, nil
 		}
-		// systemd runs jobs only when nobody asks anything of it.
-		rest := max(2*time.Millisecond, 2*took, need/4)
+		// systemd runs jobs only when nobody asks anything of it. And a look costs a small machine much.
+		rest := max(2*time.Millisecond, 2*took, need/3)
 		before := time.Now()
 		if err := pause(ctx, rest); err != nil {
 			return nil, err

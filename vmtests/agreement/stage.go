@@ -488,7 +488,7 @@ func (s *Stage) wait(ctx context.Context, unit string, op Op) (string, error) {
 		if time.Now().After(deadline) {
 			return fmt.Sprintf("waited in vain: %s is %q", op.Name, props[op.Name]), nil
 		}
-		if err := pause(ctx, 2*time.Millisecond); err != nil {
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
 			return "", err
 		}
 	}
