@@ -17,8 +17,14 @@ type Client interface {
 // likes. Cases that need one are left out without it.
 type SlowClient interface {
 	Client
-	// Begin asks for something and returns once the service is at it. Finish
-	// has it answered and waits for the whole answer.
+	// Begin asks for something and returns once the service works on it, so
+	// that the version that has it now is the one that must answer. It must not be
+	// answered whole before finish is called, which may be after an upgrade and
+	// while the service stops. An error says that the service does not take the request.
+	//
+	// Finish has it answered and waits for the whole answer. An error says that
+	// it was lost, or that the answer is wrong. It is called once, or not at all if the case
+	// fails; then Close ends the request. Each context bounds its own call only.
 	Begin(ctx context.Context) (finish func(ctx context.Context) error, err error)
 }
 

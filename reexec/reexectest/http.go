@@ -32,7 +32,9 @@ type HTTP struct {
 	// Path of the URL. Default: "/".
 	Path string
 	// SlowPath is a path whose answer takes a while, at least some hundred milliseconds,
-	// and begins with its header at once. Default: none, see above.
+	// and begins with its header at once. Default: none, see above. Without it, and
+	// without a handler that reads the body, the case "in_flight" is skipped, and
+	// "stop" is tried without a request in flight.
 	SlowPath string
 	// TLS is for https.
 	TLS *tls.Config

@@ -665,9 +665,10 @@ func (t *trial) onTrial(sig syscall.Signal) {
 	if len(u.tcpSockets()) == 0 {
 		t.Skip("no TCP socket: nobody can see from outside when the next version serves")
 	}
+	t.hint = `If the service has no trial, say why in Service.Lacks: {reexectest.RollsBack: "the old version is gone once the next one is ready"}.`
 	l := t.clients(u, fewClients, thinking)
 	// A trial may be short, and the machine busy.
-	const tries = 20
+	const tries = 10
 	var missed error
 	for range tries {
 		before := u.Show()
@@ -702,9 +703,8 @@ func (t *trial) onTrial(sig syscall.Signal) {
 	if missed != nil {
 		last = fmt.Sprintf(" (the last upgrade failed: %v)", missed)
 	}
-	t.broken("in %d upgrades no next version was seen to serve and not to be main yet%s: it is never on trial, or not for long enough. "+
-		"Have the trial last some hundred milliseconds, in Service.OnTrial. If the service has no trial, say why: "+
-		"Lacks: map[reexectest.Capability]string{reexectest.RollsBack: \"the old version is gone once the next one is ready\"}", tries, last)
+	t.broken("in %d upgrades no next version was seen to serve and not to be main yet%s: it is never on trial, or not for long enough; "+
+		"have the trial last some hundred milliseconds, in Service.OnTrial", tries, last)
 }
 
 // hitOnTrial upgrades and sends the signal to the first new process that is

@@ -141,8 +141,8 @@ func TestUpgradeSays(t *testing.T) {
 		says       []string
 	}{
 		{"forks", "stop", "", []string{"The likely cause: process ", "and not of systemd", "Cloneflags: syscall.CLONE_PARENT", "notify.MainPID"}},
-		{"hasty", "killed_on_trial", RollsBack, []string{"Service.OnTrial", "reexectest.RollsBack: "}},
-		{"hasty", "hung_on_trial", RollsBack, []string{"Service.OnTrial", "reexectest.RollsBack: "}},
+		{"hasty", "killed_on_trial", RollsBack, []string{"Service.Lacks: {reexectest.RollsBack: "}},
+		{"hasty", "hung_on_trial", RollsBack, []string{"Service.Lacks: {reexectest.RollsBack: "}},
 	} {
 		t.Run(m.bug+"/"+m.found, func(t *testing.T) {
 			t.Parallel()

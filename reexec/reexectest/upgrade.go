@@ -18,7 +18,7 @@ import (
 )
 
 // Capability is something that an upgrade may promise. Which of them a service
-// has is seen from its unit, or told in [Service].
+// has is seen from its unit, as in the table at [TestUpgrade], or told in [Service].
 type Capability string
 
 // Capabilities.
@@ -91,8 +91,22 @@ type suiteCase struct {
 //		Clients: reexectest.HTTP{Socket: "http", Path: "/"},
 //	})
 //
-// It takes as long as the service's own upgrades, some fifty of them: give the
-// service short times with a drop-in in Options.Files.
+// What a service can do is seen from its unit; Has and Lacks say where that is wrong:
+//
+//	Overlaps        ExecReload=, or Type=notify-reload
+//	RollsBack       the same: a unit does not show whether there is a trial
+//	ReportsFailure  ExecReload= that is more than kill, pkill or killall
+//	HeldSockets     a socket unit
+//	Restarts        Restart=always, on-failure, on-abnormal or on-abort
+//
+// Whether a request can be in flight for long is seen from the clients: see
+// [HTTP].SlowPath and [SlowClient].
+//
+// It takes a few seconds, and more on a loaded machine: some forty upgrades,
+// each as long as the service's own. Give the service short times with a drop-in in
+// Options.Files. They are waiting for the most part, so -parallel=8 makes it shorter.
+// Where the service is the test binary, -race and -cover build it with them: a
+// data race in it fails the test. What it executes is not counted as covered.
 func TestUpgrade(t *testing.T, s Service) {
 	t.Helper()
 	c, err := look(s)
@@ -211,8 +225,9 @@ type trial struct {
 	testing.TB
 	*conformance
 	suiteCase
-	unit    *Unit // that was made last
-	version int   // of the program that was installed last
+	unit    *Unit  // that was made last
+	version int    // of the program that was installed last
+	hint    string // for a service that cannot keep the rule
 }
 
 // broken ends the case: the rule does not hold.
@@ -223,6 +238,9 @@ func (t *trial) broken(format string, args ...any) {
 		if why := t.unit.alien(); why != "" {
 			text += "\n" + why
 		}
+	}
+	if t.hint != "" {
+		text += "\n" + t.hint
 	}
 	t.Fatal(text)
 }
