@@ -9,6 +9,8 @@ require (
 	github.com/fvbock/endless v0.0.0-20170109170031-447134032cb6
 	github.com/holdfast-go/holdfast v0.0.0
 	github.com/jpillora/overseer v1.1.6
+	golang.org/x/net v0.51.0
+	golang.org/x/sys v0.47.0
 )
 
 replace github.com/holdfast-go/holdfast => ../..
@@ -25,5 +27,5 @@ require (
 	github.com/facebookgo/subset v0.0.0-20200203212716-c811ad88dec4 // indirect
 	github.com/go-ole/go-ole v1.2.4 // indirect
 	github.com/jpillora/s3 v1.1.4 // indirect
-	golang.org/x/sys v0.47.0 // indirect
+	golang.org/x/text v0.34.0 // indirect
 )

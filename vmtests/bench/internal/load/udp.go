@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package load
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A udpClient sends numbered datagrams and waits for the answer to each.
+type udpClient struct {
+	*Generator
+	conn net.Conn // nil when there is none
+	sent int
+}
+
+func (c *udpClient) ask(deadline time.Time) error {
+	if c.conn == nil {
+		conn, err := net.Dial("udp", c.address)
+		if err != nil {
+			return err
+		}
+		c.conn = conn
+		c.note(func(n *Connections) { n.Opened++ })
+	}
+	if err := c.conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	c.sent++
+	_, err := c.exchange(strconv.Itoa(c.sent) + " " + string(c.body))
+	return err
+}
+
+func (c *udpClient) exchange(text string) (pid string, err error) {
+	if _, err := c.conn.Write([]byte(text)); err != nil {
+		return "", fmt.Errorf("send: %w", err)
+	}
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := c.conn.Read(buf)
+		if err != nil {
+			return "", fmt.Errorf("receive: %w", err)
+		}
+		pid, err := checkEcho(string(buf[:n]), text)
+		if err == nil {
+			return pid, nil
+		}
+		if !c.isLate(string(buf[:n])) {
+			return "", err
+		}
+		// Of a datagram that was answered, or given up as lost.
+		c.note(func(n *Connections) { n.Duplicates++ })
+	}
+}
+
+// isLate reports whether an answer is to an earlier datagram.
+func (c *udpClient) isLate(answer string) bool {
+	fields := strings.SplitN(answer, " ", 4)
+	if len(fields) < 4 {
+		return false
+	}
+	number, err := strconv.Atoi(fields[2])
+	return err == nil && number > 0 && number < c.sent
+}
+
+func (c *udpClient) close() {
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
+}
