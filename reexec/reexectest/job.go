@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/wire"
@@ -24,13 +25,56 @@ type JobError struct {
 	Message string
 	// Properties are those of the service when the job ended.
 	Properties Properties
+	// Journal is the line of the journal that may say why, and Hint what to change in
+	// the test; either may be empty.
+	Journal, Hint string
 }
 
 func (e *JobError) Error() string {
 	if e.Result == "" {
 		return fmt.Sprintf("%s %s: refused: %s (%s)", e.Verb, e.Unit, e.Message, e.Name)
 	}
-	return fmt.Sprintf("%s %s: job %s; the service is %v", e.Verb, e.Unit, e.Result, e.Properties)
+	s := fmt.Sprintf("%s %s: job %s; the service is %v", e.Verb, e.Unit, e.Result, e.Properties)
+	if e.Journal != "" {
+		s += "; the journal says: " + shortText(e.Journal)
+	}
+	if e.Hint != "" {
+		s += "; " + e.Hint
+	}
+	return s
+}
+
+// whyLocked returns the line of the journal since the last job that may say why something
+// failed: the last error that the stand-in logged about the unit, or else what a
+// process said last.
+func (u *Unit) whyLocked() string {
+	next, said := u.sinceJob, ""
+	for _, e := range slices.Backward(since(u.journal, u.forgotten.journal, &next)) {
+		const error = 3
+		switch {
+		case e.Identifier != "systemd" && said == "":
+			said = e.String()
+		case e.Identifier == "systemd" && e.Priority <= error && strings.HasPrefix(e.Message, e.Unit+": "):
+			return e.Message
+		}
+	}
+	return said
+}
+
+// hintLocked says what to change in the test if the journal has that line.
+func (u *Unit) hintLocked(line string) string {
+	_, program, found := strings.Cut(line, "Failed at step EXEC spawning ")
+	program, reason, _ := strings.Cut(program, ": ")
+	_, known := u.programs[program]
+	switch {
+	case found && !known && strings.HasPrefix(reason, "No such file"):
+		return fmt.Sprintf("there is no %s on this machine: say in Options.Programs what stands behind that path", program)
+	case strings.Contains(line, "address already in use") && u.opts.KeepAddresses:
+		return "another process has that address: without Options.KeepAddresses the sockets of the units get free ones"
+	case strings.Contains(line, "address already in use"):
+		return "another process has that address: tell the service one of FreeAddress, and name it in Options.Addresses"
+	}
+	return ""
 }
 
 // Start starts the sockets of the service, as sockets.target does at boot, and
@@ -47,7 +91,8 @@ func (u *Unit) Start(ctx context.Context) error {
 	return u.Systemctl(ctx, "start", u.service)
 }
 
-// Stop stops the service, not its sockets: a connection starts it again.
+// Stop stops the service, not its sockets: a connection that waits or comes starts
+// it again. To stop both, stop the socket unit before it: see Systemctl.
 func (u *Unit) Stop(ctx context.Context) error { return u.Systemctl(ctx, "stop", u.service) }
 
 // Restart stops and starts the service.
@@ -73,6 +118,7 @@ func (u *Unit) Systemctl(ctx context.Context, verb, unit string) error {
 	defer cancel()
 	u.mu.Lock()
 	u.jobs++
+	u.triggeredBy, u.sinceJob = "", u.forgotten.journal+len(u.journal)
 	u.mu.Unlock()
 	id, wait := u.begin(&wire.Request{Verb: wire.Verb(verb), Unit: u.wireName(unit)})
 	answer, err := wait(ctx)
@@ -86,14 +132,31 @@ func (u *Unit) Systemctl(ctx context.Context, verb, unit string) error {
 		if then, ok := u.ended[id]; ok {
 			job.Properties = then
 		}
+		if job.Result != "" {
+			job.Journal = u.whyLocked()
+			job.Hint = u.hintLocked(job.Journal)
+		}
 		u.mu.Unlock()
 	}
 	if err != nil {
 		u.tell("%v", err)
 	} else {
 		u.tell("%s %s: done", verb, unit)
+		u.tellListening(verb, unit)
 	}
 	return err
+}
+
+// tellListening warns as systemctl does: who stopped the service alone may see it again.
+func (u *Unit) tellListening(verb, unit string) {
+	if verb != "stop" || unit != u.service {
+		return
+	}
+	for _, socket := range u.set.Sockets {
+		if s, err := u.ShowSocket(socket.Name); err == nil && s.SubState == "listening" {
+			u.tell("%s still listens: a connection to it starts the service again", socket.Name)
+		}
+	}
 }
 
 func (u *Unit) wireName(unit string) string {

@@ -65,6 +65,14 @@ func (c *chapter) lines() []storyLine {
 	return append(lines, last...)
 }
 
+// shortText cuts what is too long for a line that is read.
+func shortText(text string) string {
+	if left := len(text) - maxStoryLine; left > 0 {
+		return fmt.Sprintf("%s [%d bytes left out]", strings.ToValidUTF8(text[:maxStoryLine], ""), left)
+	}
+	return text
+}
+
 // keep appends, and forgets the older half when there is too much.
 func keep[T any](kept *[]T, v T, forgotten *int) {
 	if *kept = append(*kept, v); len(*kept) > maxKept {
@@ -86,10 +94,7 @@ func (u *Unit) tell(format string, args ...any) {
 }
 
 func (u *Unit) tellLocked(at time.Time, topic, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	if left := len(text) - maxStoryLine; left > 0 {
-		text = fmt.Sprintf("%s [%d bytes left out]", strings.ToValidUTF8(text[:maxStoryLine], ""), left)
-	}
+	text := shortText(fmt.Sprintf(format, args...))
 	if u.story == nil {
 		u.story = make(map[string]*chapter)
 	}
@@ -130,6 +135,11 @@ func (u *Unit) noteLocked(e *wire.Event) {
 	case e.Socket != nil:
 		u.addresses = nil
 		say("socket", "%s is %s (%s), %s", e.Unit, e.Socket.ActiveState, e.Socket.SubState, e.Socket.Result)
+		// Otherwise the service runs before its sockets are its own.
+		if e.Socket.SubState == "running" && u.state.down() {
+			u.triggeredBy = e.Unit
+			say("socket", "a connection to %s starts the service", e.Unit)
+		}
 	case e.Journal != nil:
 		j := e.Journal
 		entry := JournalEntry{j.Time, j.Unit, j.PID, j.Identifier, j.Priority, j.Message}

@@ -58,6 +58,8 @@ type Unit struct {
 	told        int                                                     // lines of the story
 	jobs        int                                                     // that the test waits for
 	closed      bool
+	triggeredBy string // the socket unit by which a connection started the service after the last job
+	sinceJob    int    // lines of the journal before the last job
 	listeners   map[*func(*wire.Event)]bool
 }
 

@@ -118,17 +118,21 @@ func (u *Unit) wait(ctx context.Context, what string, done func() bool) error {
 		if state.down() && u.over(ctx, idle) {
 			u.mu.Lock()
 			ok, state = done(), u.state // with what came before the answer
+			why := u.whyLocked()
 			u.mu.Unlock()
 			if ok {
 				return nil
 			}
-			return fmt.Errorf("%s: wait for %s: it cannot come any more: the service is %v%s, and nothing is about to start it",
-				u.service, what, state, state.lastEnd())
+			if why != "" {
+				why = "; the journal says: " + shortText(why)
+			}
+			return fmt.Errorf("%s: wait for %s: it cannot come any more: the service is %v%s, and nothing is about to start it%s",
+				u.service, what, state, state.lastEnd(), why)
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w; it is %v", u.service, context.Cause(ctx), state)
+			return fmt.Errorf("%s: %w; it is %v%s", u.service, context.Cause(ctx), state, u.startedBy())
 		case <-u.client.Done():
 			return fmt.Errorf("%s: wait for %s: %w; the service was %v", u.service, what, u.gone(), state)
 		}
@@ -144,6 +148,16 @@ func (p Properties) lastEnd() string {
 		return ""
 	}
 	return fmt.Sprintf(" (main process %v)", Death{PID: p.ExecMainPID, Reaped: true, Code: p.ExecMainCode, Status: p.ExecMainStatus})
+}
+
+// startedBy says so, for the end of a sentence, if a connection has started the service.
+func (u *Unit) startedBy() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.triggeredBy == "" || u.state.down() {
+		return ""
+	}
+	return ", which a connection to " + u.triggeredBy + " has started"
 }
 
 // over asks whether nothing happens to the service any more, unless somebody starts it.
