@@ -76,6 +76,20 @@ func timesRun(pid int) string {
 	return string(text)
 }
 
+// cpuTime is how long the threads of a process had a processor, 0 where the
+// kernel does not count.
+func cpuTime(pid int) (sum time.Duration) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, path := range threads {
+		text, _ := os.ReadFile(path)
+		first, _, _ := strings.Cut(string(text), " ")
+		if ns, err := strconv.ParseInt(first, 10, 64); err == nil {
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
+}
+
 // runs says whether a process executed that file, itself or by an interpreter
 // that the file's first line names.
 func runs(pid int, path string) bool {

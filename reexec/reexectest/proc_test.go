@@ -82,3 +82,27 @@ func TestUntilExec(t *testing.T) {
 		}
 	}
 }
+
+// A process that goes on too long before it is stopped is told by its CPU time.
+func TestCPUTime(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", "while :; do :; done")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for deadline := time.Now().Add(DefaultPatience); cpuTime(cmd.Process.Pid) < 20*loadTime; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("a process that always runs had a processor for %v", cpuTime(cmd.Process.Pid))
+		}
+	}
+	if err := unix.Kill(cmd.Process.Pid, unix.SIGSTOP); err != nil || waitStopped(cmd.Process.Pid) != "T" {
+		t.Fatalf("process %d does not stop: %v", cmd.Process.Pid, err)
+	}
+	if first, second := cpuTime(cmd.Process.Pid), cpuTime(cmd.Process.Pid); first != second {
+		t.Errorf("a process that was stopped had a processor for %v, and then for %v", first, second)
+	}
+}

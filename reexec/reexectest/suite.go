@@ -267,7 +267,13 @@ func (t *trial) holdBirths(u *Unit, found chan<- int) (done func()) {
 		for {
 			select {
 			case pid := <-seen:
-				if s := u.Show(); s.ControlPID == pid || s.MainPID == pid || !t.untilExec(u, pid) {
+				s := u.Show()
+				news := s.ControlPID != pid && s.MainPID != pid && t.untilExec(u, pid)
+				if news && cpuTime(pid) > loadTime {
+					u.tell("process %d is let go: it was stopped too late", pid)
+					news = false
+				}
+				if !news {
 					// A process of the stand-in's own stops itself, a moment after it was told of.
 					waitStopped(pid)
 					continueProcess(pid)
@@ -359,13 +365,18 @@ func (t *trial) untilExec(u *Unit, pid int) bool {
 	return false
 }
 
-// tries is how often a case looks for the processes of an upgrade.
-const tries = 5
+// loadTime is how long a new process may have had a processor and still be said
+// not to have begun. Loading the program takes some tenths of it.
+const loadTime = 2 * time.Millisecond
+
+// tries is how often a case looks for the processes of an upgrade. On a loaded
+// machine they may be seen too late.
+const tries = 10
 
 // nobodyNew ends a case that looked for the processes of upgrades.
 func (t *trial) nobodyNew() {
 	t.Helper()
-	t.broken("%d upgrades were seen to start no new process: if they have none, tell so in Service.Lacks", tries)
+	t.broken("%d upgrades were seen to start no new process, or too late: if they have none, tell so in Service.Lacks", tries)
 }
 
 // later runs f aside; the result can be read once.
@@ -668,7 +679,6 @@ func (t *trial) onTrial(sig syscall.Signal) {
 	t.hint = `If the service has no trial, say why in Service.Lacks: {reexectest.RollsBack: "the old version is gone once the next one is ready"}.`
 	l := t.clients(u, fewClients, thinking)
 	// A trial may be short, and the machine busy.
-	const tries = 10
 	var missed error
 	for range tries {
 		before := u.Show()
