@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,6 +85,42 @@ func TestAbandoned(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Also a test process that is killed while a unit is made leaves nothing.
+func TestAbandonedAtBirth(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		dir, err := os.MkdirTemp("/tmp", "ab")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		entries := func() int {
+			all, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(all)
+		}
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestAbandoned$")
+		cmd.Env = append(os.Environ(), abandonVariable+"=kill", "TMPDIR="+dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for entries() == 0 && t.Context().Err() == nil {
+			runtime.Gosched()
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait()
+		for deadline := time.Now().Add(30 * time.Second); entries() > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s has %d entries", dir, entries())
+			}
+		}
 	}
 }
 

@@ -45,16 +45,15 @@ func (e *JobError) Error() string {
 }
 
 // whyLocked returns the line of the journal since the last job that may say why something
-// failed: the last error that the stand-in logged about the unit, or else what a
+// failed: the last thing that the stand-in failed to do for the unit, or else what a
 // process said last.
 func (u *Unit) whyLocked() string {
 	next, said := u.sinceJob, ""
 	for _, e := range slices.Backward(since(u.journal, u.forgotten.journal, &next)) {
-		const error = 3
 		switch {
 		case e.Identifier != "systemd" && said == "":
 			said = e.String()
-		case e.Identifier == "systemd" && e.Priority <= error && strings.HasPrefix(e.Message, e.Unit+": "):
+		case e.Identifier == "systemd" && strings.HasPrefix(e.Message, e.Unit+": Failed ") && !strings.HasPrefix(e.Message, e.Unit+": Failed with "):
 			return e.Message
 		}
 	}

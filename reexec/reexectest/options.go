@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // DefaultSystemd is the version of systemd that is stood in for unless
@@ -108,42 +106,6 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	return o, nil
-}
-
-// maxRoot leaves room for a path such as /run/myapp/control.sock in the 107
-// bytes of the address of a Unix socket.
-const maxRoot = 48
-
-// makeRoot makes the directory below which a unit lives.
-func makeRoot() (string, error) {
-	var errs []error
-	for _, dir := range []string{os.TempDir(), "/tmp", "/var/tmp"} {
-		dir, err := filepath.EvalSymlinks(dir)
-		if err == nil {
-			err = checkRoot(dir)
-		}
-		if err == nil {
-			var root string
-			if root, err = os.MkdirTemp(dir, "unit"); err == nil {
-				return root, nil
-			}
-		}
-		errs = append(errs, err)
-	}
-	return "", fmt.Errorf("reexectest: no place for the unit's directory: set TMPDIR: %w", errors.Join(errs...))
-}
-
-func checkRoot(dir string) error {
-	switch {
-	case !filepath.IsAbs(dir):
-		return fmt.Errorf("directory %s: must be absolute", dir)
-	case len(dir) > maxRoot:
-		return fmt.Errorf("directory %s: has %d bytes, at most %d leave room for paths of sockets", dir, len(dir), maxRoot)
-	case strings.ContainsFunc(dir, unicode.IsSpace):
-		// The kernel splits the first line of a script at spaces.
-		return fmt.Errorf("directory %q: must have no spaces", dir)
-	}
-	return nil
 }
 
 // FreeAddress returns a TCP or UDP address on this machine that nothing else

@@ -108,6 +108,9 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 	ctx, cancel := u.patient(ctx, "load "+u.service)
 	defer cancel()
 	if err := u.launch(ctx, files); err != nil {
+		if strings.Contains(err.Error(), unix.ENOSPC.Error()) { // the manager's errors come as text
+			err = fmt.Errorf("%w: make room, or set TMPDIR to a directory on another file system", err)
+		}
 		return nil, errors.Join(fmt.Errorf("reexectest: %w", err), u.Close())
 	}
 	return u, nil
@@ -148,10 +151,10 @@ func resolveRoot(dir string) (string, error) {
 		abs, err = filepath.EvalSymlinks(abs)
 	}
 	if err == nil {
-		err = checkRoot(abs)
+		err = manager.CheckRoot(abs)
 	}
 	if err != nil {
-		return "", fmt.Errorf("reexectest: Options.Root: %w", err)
+		return "", fmt.Errorf("Options.Root: %w", err)
 	}
 	return abs, nil
 }
@@ -175,15 +178,18 @@ func (u *Unit) choosePrograms() (map[string]Program, error) {
 	return programs, nil
 }
 
+// commandName is that of commandPath below the root.
+const commandName = ".holdfast"
+
 // linkPath is a link to the test binary with a short path, commandPath the file
 // that stands in for the command holdfast, and stopPath one that has new
 // processes of the test binary stop themselves.
 func (u *Unit) linkPath() string    { return filepath.Join(u.root, ".test") }
-func (u *Unit) commandPath() string { return filepath.Join(u.root, ".holdfast") }
+func (u *Unit) commandPath() string { return filepath.Join(u.root, commandName) }
 func (u *Unit) stopPath() string    { return filepath.Join(u.root, ".stop") }
 
-// launch starts the manager and installs the programs. The manager comes
-// first: from when it knows the directory on, it will remove it.
+// launch starts the manager and installs the programs. The manager makes the
+// directory: however this process ends, there is somebody to remove it.
 func (u *Unit) launch(ctx context.Context, files []unitfiles.File) error {
 	conn, wait, err := manager.Start()
 	if err != nil {
@@ -202,9 +208,7 @@ func (u *Unit) launch(ctx context.Context, files []unitfiles.File) error {
 		return errors.Join(err, u.managerFailed())
 	}
 	u.client = client
-	if answer.Loaded != nil && answer.Loaded.Service != "" {
-		u.service = answer.Loaded.Service
-	}
+	u.service, u.root = answer.Loaded.Service, answer.Loaded.Root
 	if err := u.installAll(ctx); err != nil {
 		return err
 	}
@@ -212,22 +216,18 @@ func (u *Unit) launch(ctx context.Context, files []unitfiles.File) error {
 	return nil
 }
 
-// config makes the directory of the unit and says all to the manager.
+// config is what the manager is told.
 func (u *Unit) config(files []unitfiles.File) (_ *wire.Config, err error) {
 	if u.opts.Root == "" {
 		u.ownsRoot = true
-		u.root, err = makeRoot()
-	} else {
-		u.root, err = resolveRoot(u.opts.Root)
-	}
-	if err != nil {
+	} else if u.root, err = resolveRoot(u.opts.Root); err != nil {
 		return nil, err
 	}
 	config := &wire.Config{
 		Systemd: u.opts.Systemd, Instance: u.opts.Instance,
 		Root: u.root, RemoveRoot: u.ownsRoot, KeepAddresses: u.opts.KeepAddresses,
 		Programs:    slices.Sorted(maps.Keys(u.programs)),
-		Commands:    map[string]string{"holdfast": u.commandPath()},
+		Commands:    map[string]string{"holdfast": commandName},
 		Environment: append(raceEnvironment(), u.opts.Environment...), ManagerEnvironment: os.Environ(),
 	}
 	for _, f := range files {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/manager"
 )
 
 // keeper is the service in keeper_role_test.go.
@@ -374,7 +376,7 @@ func TestNew(t *testing.T) {
 
 func TestOptionsErrors(t *testing.T) {
 	t.Parallel()
-	long := filepath.Join(t.TempDir(), strings.Repeat("x", maxRoot))
+	long := filepath.Join(t.TempDir(), strings.Repeat("x", manager.MaxRoot))
 	if err := os.Mkdir(long, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -391,6 +393,8 @@ func TestOptionsErrors(t *testing.T) {
 		{func(o *Options) { o.Programs = map[string]Program{"/usr/bin/keeper": File("/does/not/exist")} }, "install /usr/bin/keeper: open /does/not/exist"},
 		{func(o *Options) { o.Root = "/does/not/exist" }, "Options.Root: lstat /does"},
 		{func(o *Options) { o.Root = long }, "at most 48 leave room for paths of sockets"},
+		{func(o *Options) { o.Root = "/proc/version" }, "reexectest: Options.Root: /proc/version: must be a directory"},
+		{func(o *Options) { o.Root = "/proc/1" }, "reexectest: "},
 	} {
 		o := keeperOptions("")
 		c.change(&o)
@@ -400,6 +404,9 @@ func TestOptionsErrors(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("error %v, want one with %q", err, c.want)
+		}
+		if err != nil && (strings.Count(err.Error(), "reexectest: ") != 1 || strings.Contains(err.Error(), "io.github")) {
+			t.Errorf("the error is not for a reader: %v", err)
 		}
 	}
 }

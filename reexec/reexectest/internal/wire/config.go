@@ -13,7 +13,8 @@ type Config struct {
 	Instance string `json:",omitempty"`
 	// Root is an existing directory, absolute and without symbolic links in
 	// it, below which the unit's paths are put: %t is Root/run, and so on.
-	// Short, because the paths of Unix sockets are at most 107 bytes.
+	// Short, because the paths of Unix sockets are at most 107 bytes. If it is empty, the
+	// manager makes a temporary one.
 	Root string
 	// RemoveRoot has the manager remove Root when it ends.
 	RemoveRoot bool `json:",omitempty"`
@@ -23,7 +24,7 @@ type Config struct {
 	Programs []string `json:",omitempty"`
 	// Commands are files on the host that are executed for any program of that base name
 	// which is not among Programs: with "holdfast", "/usr/bin/holdfast" and
-	// "/usr/local/bin/holdfast" are that file. The first argument stays the unit's path.
+	// "/usr/local/bin/holdfast" are that file, which is below Root unless its path is absolute. The first argument stays the unit's path.
 	Commands map[string]string `json:",omitempty"`
 	// KeepAddresses binds the addresses of socket units as they are written.
 	// Otherwise ports are chosen by the kernel on the loopback address of the

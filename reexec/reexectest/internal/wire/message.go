@@ -48,6 +48,7 @@ type Loaded struct {
 	Sockets    []string // the names of the socket units
 	ManagerPID int      // the PID that the service's processes see as their parent
 	NotifyAddr string   // NOTIFY_SOCKET
+	Root       string   // that of the Config, or the one that the manager has made
 }
 
 // JobResult is how a job ended.
@@ -71,7 +72,12 @@ type Error struct {
 	Message string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Name) }
+func (e *Error) Error() string {
+	if e.Name == ErrBadUnit || e.Name == ErrBadWorld {
+		return e.Message
+	}
+	return fmt.Sprintf("%s (%s)", e.Message, e.Name)
+}
 
 // Names of errors. Those that begin with the name of this module are not
 // systemd's.
