@@ -210,10 +210,26 @@ func (s *Stage) expected(v *view) string {
 			return p.Label + " is to get SIGHUP"
 		}
 	}
-	if pid := v.pid("ControlPID"); pid != 0 && connected[pid] == nil {
+	control := v.pid("ControlPID")
+	if control != 0 && connected[control] == nil {
 		return "a command runs"
 	}
+	for pid, p := range connected {
+		// What systemd gives up it has killed.
+		if pid != control && pid != v.pid("MainPID") && isCommand(p.Role) && p.Parent == s.manager.PID() {
+			return p.Label + " is to end"
+		}
+	}
 	return ""
+}
+
+// isCommand reports whether puppets of a role are commands of a service other than ExecStart=.
+func isCommand(role string) bool {
+	switch role {
+	case "condition", "start-pre", "start-post", "reload", "reload-post", "stop", "stop-post":
+		return true
+	}
+	return false
 }
 
 // signalled reports whether systemd sends a signal in this state to a process of the service.

@@ -155,6 +155,9 @@ func digest() (string, error) {
 
 // The committed table is of the scenarios, sequences and exceptions that there are, and shows no difference.
 func TestTable(t *testing.T) {
+	if *tableFile != "" {
+		t.Skip("the table is written anew")
+	}
 	text, err := os.ReadFile(committed)
 	if err != nil {
 		t.Fatal(err)
