@@ -147,6 +147,7 @@ func (s *Service) Serve(ln net.Listener) error {
 }
 
 func (s *Service) serveLines(ln net.Listener) error {
+	defer ln.Close() // as net/http does; for some peers it waits for connections
 	for {
 		conn, err := ln.Accept()
 		if err != nil {

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
+)
+
+// A bench is what all measurements share.
+type bench struct {
+	settings
+
+	dir    string // what is made, and removed at the end
+	ca     []byte
+	bare   map[string]time.Duration // what was measured already, by peer and protocol
+	proxy  *http.Server             // behind the proxies; nil until one asks
+	behind string                   // its address
+}
+
+// settings are what the flags say.
+type settings struct {
+	on        string // where services that need systemd run
+	systemd   int
+	upgrades  int
+	steady    time.Duration
+	clients   int
+	idle      int
+	think     time.Duration
+	drain     time.Duration
+	probation time.Duration
+}
+
+// newBench makes what measurements need. The caller closes it.
+func newBench(ctx context.Context, s settings, chosen []peer) (_ *bench, err error) {
+	b := &bench{settings: s, bare: make(map[string]time.Duration)}
+	if b.dir, err = os.MkdirTemp("", "holdfast-bench-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	// For the users that services run as.
+	if err := os.Chmod(b.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := b.makeKeys(); err != nil {
+		return nil, err
+	}
+	return b, b.build(ctx, chosen)
+}
+
+func (b *bench) close() error {
+	var err error
+	if b.proxy != nil {
+		err = b.proxy.Close()
+	}
+	return errors.Join(err, os.RemoveAll(b.dir))
+}
+
+// file is the path of a program.
+func (b *bench) file(program string, version int) string {
+	return filepath.Join(b.dir, fmt.Sprintf("%s-%d", program, version))
+}
+
+func (b *bench) certFile() string    { return filepath.Join(b.dir, "cert.pem") }
+func (b *bench) keyFile() string     { return filepath.Join(b.dir, "key.pem") }
+func (b *bench) bothFile() string    { return filepath.Join(b.dir, "both.pem") }
+func (b *bench) ticketFile() string  { return filepath.Join(b.dir, "ticket.key") }
+func (b *bench) ticketsFile() string { return filepath.Join(b.dir, "tickets.keys") }
+
+const modulePath = "github.com/holdfast-go/holdfast/vmtests/bench"
+
+// build compiles what runs: every toy service twice, as version 1 and 2.
+func (b *bench) build(ctx context.Context, chosen []peer) error {
+	if err := b.compile(ctx, modulePath+"/cmd/keep", "keep", 1); err != nil {
+		return err
+	}
+	if err := b.compile(ctx, modulePath+"/cmd/load", "load", 1); err != nil {
+		return err
+	}
+	made := make(map[string]bool)
+	for _, p := range chosen {
+		if p.missing != nil || made[p.program] {
+			continue
+		}
+		made[p.program] = true
+		for version := 1; version <= 2; version++ {
+			if err := b.compile(ctx, modulePath+"/cmd/"+p.program, p.program, version); err != nil {
+				return err
+			}
+		}
+	}
+	if b.on == inContainer {
+		return b.compile(ctx, "github.com/holdfast-go/holdfast/units/cmd/holdfast", "holdfast-command", 1)
+	}
+	return nil
+}
+
+func (b *bench) compile(ctx context.Context, pkg, program string, version int) error {
+	module, err := moduleDir(ctx)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", b.file(program, version),
+		fmt.Sprintf("-ldflags=-s -w -X %s/internal/toy.version=%d", modulePath, version), pkg)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // statically linked, for the containers
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// makeKeys makes a certificate for localhost, which only this run trusts, and keys of session tickets.
+func (b *bench) makeKeys() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	b.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	var tickets strings.Builder
+	ticket := make([]byte, 80)
+	for range 3 {
+		_, _ = rand.Read(ticket) // never fails
+		fmt.Fprintln(&tickets, base64.StdEncoding.EncodeToString(ticket))
+	}
+	for file, content := range map[string][]byte{
+		b.certFile(): b.ca, b.keyFile(): keyPEM, b.bothFile(): append(append([]byte(nil), b.ca...), keyPEM...),
+		b.ticketFile(): ticket, b.ticketsFile(): []byte(tickets.String()),
+	} {
+		// Users that services run as must read them, and they are worth nothing.
+		if err := os.WriteFile(file, content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// backend returns the address of the toy handler behind the proxies. It stays the same through all upgrades.
+func (b *bench) backend() (string, error) {
+	if b.proxy == nil {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		b.proxy, b.behind = &http.Server{Handler: toy.Handler()}, ln.Addr().String()
+		go func() { _ = b.proxy.Serve(ln) }() // until close
+	}
+	return b.behind, nil
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
+)
+
+const (
+	// answerLimit bounds how long a new version may take until it answers, on a busy machine.
+	answerLimit = 30 * time.Second
+	// settleMargin is how much longer than the drain an old generation may live.
+	settleMargin = 15 * time.Second
+	// memoryBeat is the interval in which memory is looked at during an upgrade.
+	memoryBeat = 50 * time.Millisecond
+)
+
+// An upgrade is one that was measured. Times are of CLOCK_MONOTONIC in nanoseconds.
+type upgrade struct {
+	Signal  int64        `json:"signal"`  // when it was begun
+	First   int64        `json:"first"`   // when the new version first answered
+	Settled int64        `json:"settled"` // when nothing of the old generation was left
+	Memory  procs.Memory `json:"memory"`  // peak of all generations together
+}
+
+// measure runs one workload against one peer. What it returns is never nil.
+func (b *bench) measure(ctx context.Context, p peer, w workload, progress func(string)) (*cell, error) {
+	c := &cell{Peer: p.name, Workload: w.name}
+	if !p.speaks(w.protocol) {
+		c.Skipped = "cannot serve it"
+		return c, nil
+	}
+	if p.missing != nil {
+		if err := p.missing(); err != nil {
+			c.Skipped = err.Error()
+			return c, nil
+		}
+	}
+	var err error
+	progress("exec")
+	if c.Exec, err = b.bareExec(ctx, p, w.protocol); err != nil {
+		return c, fmt.Errorf("bare exec: %w", err)
+	}
+	svc, err := p.start(ctx, b, p, w.protocol)
+	if err != nil {
+		return c, fmt.Errorf("start: %w", err)
+	}
+	err = b.run(ctx, c, svc, w, progress)
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, svc.output(ctx))
+	}
+	return c, errors.Join(err, svc.close())
+}
+
+func (b *bench) options(svc service, w workload) load.Options {
+	options := load.Options{Mode: w.mode, Address: svc.address(), Clients: b.clients, Think: b.think, Delay: w.delay}
+	if w.mode == load.Idle {
+		options.Clients = b.idle
+	}
+	if w.protocol == toy.TLS {
+		options.CA = b.ca
+	}
+	return options
+}
+
+// run makes the load and the upgrades. What the peer does wrong goes into c, an error is our own.
+func (b *bench) run(ctx context.Context, c *cell, svc service, w workload, progress func(string)) (err error) {
+	generator, err := svc.startLoad(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, generator.end()) }()
+	first, err := generator.Start(b.options(svc, w), answerLimit)
+	if err != nil {
+		return err
+	}
+	at, err := svc.processes()
+	if err != nil {
+		return err
+	}
+	begin, known := load.Now(), []string{first.PID}
+	if err := pause(ctx, b.steady); err != nil {
+		return err
+	}
+	var upgrades []upgrade
+	for i := range b.upgrades {
+		progress(fmt.Sprintf("upgrade %d of %d", i+1, b.upgrades))
+		if err := svc.install(ctx, 2-i%2); err != nil {
+			return err
+		}
+		u, first, err := b.upgradeOnce(ctx, svc, generator, known, len(at))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			c.Error = fmt.Sprintf("upgrade %d: %v: %s", i+1, err, svc.output(ctx))
+			break
+		}
+		upgrades, known = append(upgrades, u), append(known, first.PID)
+		if w.mode == load.Idle {
+			if err := generator.Sweep(); err != nil {
+				return err
+			}
+		}
+		if err := pause(ctx, b.steady); err != nil {
+			return err
+		}
+	}
+	report, err := generator.Stop()
+	if err != nil {
+		return err
+	}
+	c.sumUp(begin, upgrades, report, w)
+	return nil
+}
+
+// upgradeOnce makes one upgrade and waits until all is as before, but for the version.
+func (b *bench) upgradeOnce(ctx context.Context, svc service, generator *loader, known []string, processes int) (upgrade, load.First, error) {
+	watching, stop := context.WithCancel(ctx)
+	var u upgrade
+	var watcher sync.WaitGroup
+	var watchErr error
+	watcher.Go(func() { u.Memory, watchErr = watchMemory(watching, svc) })
+	defer watcher.Wait()
+	defer stop()
+
+	begun, done := make(chan int64, 1), make(chan error, 1)
+	go func() {
+		done <- svc.upgrade(ctx, func() { begun <- load.Now() })
+	}()
+	select {
+	case u.Signal = <-begun:
+	case err := <-done:
+		if err != nil {
+			return u, load.First{}, err
+		}
+		u.Signal = <-begun
+		done <- nil
+	}
+	first, err := generator.Probe(known, answerLimit)
+	if err != nil {
+		return u, first, err
+	}
+	u.First = first.At
+	limit := b.drain + settleMargin
+	settling, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not gone after %v", limit))
+	defer cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			return u, first, err
+		}
+	case <-settling.Done():
+		return u, first, fmt.Errorf("the upgrade does not return: %w", context.Cause(settling))
+	}
+	if err := poll(settling, func() (bool, error) {
+		pids, err := svc.processes()
+		return len(pids) <= processes, err
+	}); err != nil {
+		return u, first, fmt.Errorf("wait for the end of the old version: %w", err)
+	}
+	u.Settled = load.Now()
+	stop()
+	watcher.Wait()
+	return u, first, watchErr
+}
+
+// watchMemory returns the peak of what a service takes until ctx ends.
+func watchMemory(ctx context.Context, svc service) (peak procs.Memory, err error) {
+	beat := time.NewTicker(memoryBeat)
+	defer beat.Stop()
+	for {
+		pids, err := svc.processes()
+		if err != nil {
+			return peak, err
+		}
+		now, err := procs.MemoryOf(pids)
+		if err != nil {
+			return peak, err
+		}
+		peak.RSS, peak.PSS = max(peak.RSS, now.RSS), max(peak.PSS, now.PSS)
+		select {
+		case <-beat.C:
+		case <-ctx.Done():
+			return peak, nil
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// bareExecs is of how many executions the median is taken.
+const bareExecs = 5
+
+// bareExec measures how long a peer's binary takes from exec to its first answer, with nothing around.
+func (b *bench) bareExec(ctx context.Context, p peer, protocol string) (time.Duration, error) {
+	key := p.program + " " + protocol
+	if d, ok := b.bare[key]; ok {
+		return d, nil
+	}
+	var times []time.Duration
+	for range bareExecs {
+		d, err := b.bareExecOnce(ctx, p, protocol)
+		if err != nil {
+			return 0, err
+		}
+		times = append(times, d)
+	}
+	slices.Sort(times)
+	b.bare[key] = times[bareExecs/2]
+	return b.bare[key], nil
+}
+
+func (b *bench) bareExecOnce(ctx context.Context, p peer, protocol string) (_ time.Duration, err error) {
+	s, err := startPlain(b, p, protocol, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	options := load.Options{Mode: load.New, Address: s.address(), Clients: 1}
+	switch protocol {
+	case toy.TLS:
+		options.CA = b.ca
+	case toy.Line:
+		options.Mode = load.Line
+	case toy.UDP:
+		options.Mode = load.UDP
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("none within %v", answerLimit))
+	defer cancel()
+	first, err := load.Probe(ctx, options, nil)
+	if err != nil {
+		return 0, fmt.Errorf("%w\n%s", err, s.output(ctx))
+	}
+	text, err := os.ReadFile(filepath.Join(s.dir, "output"))
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	started, err := strconv.ParseInt(strings.TrimPrefix(line, procs.Started+" "), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("output of the keeper begins with %q: %w", line, err)
+	}
+	return time.Duration(first.At - started), nil
+}
