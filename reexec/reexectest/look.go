@@ -63,8 +63,8 @@ func (u *Unit) begin(request *wire.Request) (id int64, wait func(context.Context
 	}
 }
 
-// ask sends a request that is answered at once. It returns nil when the unit
-// is closed.
+// ask sends a request that is answered at once. It returns nil when the manager is
+// gone.
 func (u *Unit) ask(request wire.Request) *wire.Answer {
 	ctx, cancel := u.patient(context.Background(), string(request.Verb))
 	defer cancel()
@@ -144,7 +144,8 @@ func (u *Unit) FDStore() []StoredFD {
 }
 
 // Journal is what the processes of the unit wrote, and the stand-in about
-// them, up to now.
+// them, up to now: the newest lines, up to 200,000 of them and 64 MiB. A longer line than
+// 48 KiB is several, as journald has it.
 func (u *Unit) Journal() []JournalEntry {
 	u.ask(wire.Request{Verb: wire.Show}) // what came before has arrived when this is answered
 	u.mu.Lock()
@@ -152,7 +153,7 @@ func (u *Unit) Journal() []JournalEntry {
 	return slices.Clone(u.journal)
 }
 
-// Messages are what came on the notify socket up to now.
+// Messages are what came on the notify socket up to now, the newest 200,000.
 func (u *Unit) Messages() []Message {
 	u.ask(wire.Request{Verb: wire.Show})
 	u.mu.Lock()
