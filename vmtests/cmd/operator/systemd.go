@@ -197,10 +197,13 @@ func (m *systemd) write(files []agreement.File) error {
 	return nil
 }
 
-// unloadTimeout bounds the end of a service whose processes get SIGKILL again and again. It is longer than the
-// TimeoutStopSec= of generated services: before 254, systemd may wait that long for a main process that is
-// gone and was nobody's child here.
-const unloadTimeout = 90 * time.Second
+// unloadTimeout bounds the end of a service whose processes get SIGKILL again and again, unloadPatience the
+// wait for it before TimeoutStopSec= is lowered: systemd up to 252 may wait that long for a main process that
+// is gone and was nobody's child here.
+const (
+	unloadTimeout  = 30 * time.Second
+	unloadPatience = 5 * time.Second
+)
 
 func (m *systemd) Unload(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, unloadTimeout)
@@ -212,11 +215,15 @@ func (m *systemd) Unload(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("stop %s: %w", unit, err))
 			continue
 		}
-		for len(ended) == 0 && ctx.Err() == nil {
+		for begin, hurried := time.Now(), false; len(ended) == 0 && ctx.Err() == nil; {
 			if err := m.killAll(ctx); err != nil {
 				errs = append(errs, err)
 			}
-			time.Sleep(2 * time.Millisecond)
+			if !hurried && time.Since(begin) > unloadPatience {
+				hurried = true
+				errs = append(errs, m.DaemonReload(ctx, []agreement.File{{Name: m.setup.Service() + ".d/99-unload.conf", Text: "[Service]\nTimeoutStopSec=1ms\n"}}))
+			}
+			time.Sleep(5 * time.Millisecond)
 		}
 		if len(ended) == 0 {
 			errs = append(errs, fmt.Errorf("%s did not stop within %v", unit, unloadTimeout))
