@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/manager"
+	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/wire"
 )
 
 // keeper is the service in keeper_role_test.go.
@@ -198,8 +200,21 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	struck := make(chan bool)
+	once := sync.OnceFunc(func() { close(struck) })
+	defer u.listen(func(e *wire.Event) {
+		if e.Fault != nil {
+			once()
+		}
+	})()
 	if err := u.Kill(MainProcess, syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
+	}
+	// Of two signals that are pending at once, the later one may come first.
+	select {
+	case <-struck:
+	case <-time.After(DefaultPatience):
+		t.Fatal("the fault does not strike")
 	}
 	if err := u.Kill(MainProcess, syscall.SIGHUP); err != nil {
 		t.Fatal(err)
