@@ -171,9 +171,8 @@ func TestJobErrors(t *testing.T) {
 
 func TestPatience(t *testing.T) {
 	t.Parallel()
-	o := keeperOptions("")
-	o.Patience = 300 * time.Millisecond
-	u := Start(t, o)
+	u := Start(t, keeperOptions(""))
+	u.opts.Patience = 300 * time.Millisecond // the start may take longer
 	err := u.WaitFor(t.Context(), Failed)
 	if err == nil || !strings.Contains(err.Error(), "wait for ActiveState=failed: no end within 300ms") || !strings.Contains(err.Error(), "active (running)") {
 		t.Errorf("waiting in vain: %v", err)
