@@ -140,8 +140,9 @@ func eachVersion(t *testing.T, f func(t *testing.T, v vmtests.Version, systemd *
 }
 
 // sequencesChance says what differs in a sequence now and then and agrees when it is played again.
-const sequencesChance = `the order in which processes die that get a signal at once, and so which of them systemd reaps first: a job or a
-    property may tell. Before 254, also whether a main process that is nobody's child here is gone when the last other one is reaped`
+const sequencesChance = `the order in which processes die that get a signal at once, which of them systemd reaps first, and whether one hears
+    SIGTERM before SIGKILL; whether a job is run before the next restart: systemd runs jobs when nothing else is to be
+    done. Up to 252, whether a main process that is nobody's child here is gone when the last other one is reaped`
 
 // Sequences of operations, generated from their number, agree between systemd and the stand-in.
 func TestSequences(t *testing.T) {
