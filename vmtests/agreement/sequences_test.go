@@ -144,6 +144,9 @@ const sequencesChance = `the order in which processes die that get a signal at o
     SIGTERM before SIGKILL; whether a job is run before the next restart: systemd runs jobs when nothing else is to be
     done. Up to 252, whether a main process that is nobody's child here is gone when the last other one is reaped`
 
+// replays is how often a sequence that differs is played again. What is chance goes one way as often as the other.
+const replays = 9
+
 // Sequences of operations, generated from their number, agree between systemd and the stand-in.
 func TestSequences(t *testing.T) {
 	var seeds []uint64
@@ -160,7 +163,7 @@ func TestSequences(t *testing.T) {
 		for _, seed := range seeds {
 			q := agreement.Generate(seed, int(v))
 			m, err := compare(t.Context(), v, systemd, &standin{version: v}, q, false)
-			for range 3 {
+			for range replays {
 				if err != nil || len(m.differences) == 0 {
 					break
 				}
