@@ -15,6 +15,8 @@ import (
 type First struct {
 	At  int64  `json:"at"`
 	PID string `json:"pid"` // as the process itself knows it
+	// Version is that of the handler, also where a proxy has a PID of its own.
+	Version string `json:"version"`
 	// Failed counts the probes that nobody answered before.
 	Failed int `json:"failed"`
 }
@@ -34,9 +36,9 @@ func Probe(ctx context.Context, options Options, known []string) (First, error) 
 	}
 	first := First{}
 	for {
-		pid, err := g.probe(ctx)
-		if err == nil && pid != "" && !slices.Contains(known, pid) {
-			first.At, first.PID = Now(), pid
+		by, err := g.probe(ctx)
+		if err == nil && by.pid != "" && !slices.Contains(known, by.pid) {
+			first.At, first.PID, first.Version = Now(), by.pid, by.version
 			return first, nil
 		}
 		if err != nil {
@@ -45,7 +47,7 @@ func Probe(ctx context.Context, options Options, known []string) (First, error) 
 		select {
 		case <-ctx.Done():
 			if err == nil {
-				err = fmt.Errorf("process %s answers, which is known", pid)
+				err = fmt.Errorf("process %s answers, which is known", by.pid)
 			}
 			return first, fmt.Errorf("wait for the answer of a new process: %w: %w", context.Cause(ctx), err)
 		case <-time.After(pauseOfProbe):
@@ -53,7 +55,7 @@ func Probe(ctx context.Context, options Options, known []string) (First, error) 
 	}
 }
 
-func (g *Generator) probe(ctx context.Context) (pid string, err error) {
+func (g *Generator) probe(ctx context.Context) (by process, err error) {
 	deadline := time.Now().Add(g.options.Timeout)
 	if end, ok := ctx.Deadline(); ok && end.Before(deadline) {
 		deadline = end
@@ -68,25 +70,25 @@ func (g *Generator) probe(ctx context.Context) (pid string, err error) {
 	}
 	c := &tcpClient{Generator: g}
 	defer c.close()
-	c.exchange = func(conn net.Conn, answers *bufio.Reader, body []byte) (string, bool, error) {
+	c.exchange = func(conn net.Conn, answers *bufio.Reader, body []byte) (process, bool, error) {
 		var again bool
 		var err error
-		pid, again, err = exchange(conn, answers, body)
-		return pid, again, err
+		by, again, err = exchange(conn, answers, body)
+		return by, again, err
 	}
 	err = c.ask(deadline)
-	return pid, err
+	return by, err
 }
 
-func (g *Generator) probeUDP(deadline time.Time) (pid string, err error) {
+func (g *Generator) probeUDP(deadline time.Time) (by process, err error) {
 	conn, err := net.Dial("udp", g.address)
 	if err != nil {
-		return "", err
+		return by, err
 	}
 	c := &udpClient{Generator: g, conn: conn}
 	defer c.close()
 	if err := conn.SetDeadline(deadline); err != nil {
-		return "", err
+		return by, err
 	}
 	return c.exchange("1 probe")
 }

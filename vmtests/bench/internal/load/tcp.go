@@ -19,72 +19,75 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
 )
 
-// An exchange sends body once and reads the answer, which must echo it. It returns the PID that answered
-// and whether the connection may carry another one.
-type exchange func(conn net.Conn, answers *bufio.Reader, body []byte) (pid string, again bool, err error)
+// An exchange sends body once and reads the answer, which must echo it. It returns who answered and whether
+// the connection may carry another one.
+type exchange func(conn net.Conn, answers *bufio.Reader, body []byte) (by process, again bool, err error)
+
+// A process is what an answer says of who gave it.
+type process struct{ version, pid string }
 
 const (
 	postHeader     = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 	lastPostHeader = "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
 )
 
-func exchangeHTTP(conn net.Conn, answers *bufio.Reader, body []byte) (string, bool, error) {
+func exchangeHTTP(conn net.Conn, answers *bufio.Reader, body []byte) (process, bool, error) {
 	return post(conn, answers, postHeader, body)
 }
 
 // exchangeLastHTTP says that the client wants no other request on the connection.
-func exchangeLastHTTP(conn net.Conn, answers *bufio.Reader, body []byte) (string, bool, error) {
+func exchangeLastHTTP(conn net.Conn, answers *bufio.Reader, body []byte) (process, bool, error) {
 	return post(conn, answers, lastPostHeader, body)
 }
 
-func post(conn net.Conn, answers *bufio.Reader, header string, body []byte) (pid string, again bool, err error) {
+func post(conn net.Conn, answers *bufio.Reader, header string, body []byte) (by process, again bool, err error) {
 	// One write, so that a request is sent or not, but never in part by our doing.
 	if _, err := conn.Write(append(fmt.Appendf(nil, header, len(body)), body...)); err != nil {
-		return "", false, fmt.Errorf("write request: %w", err)
+		return by, false, fmt.Errorf("write request: %w", err)
 	}
 	response, err := http.ReadResponse(answers, nil)
 	if err != nil {
-		return "", false, fmt.Errorf("read answer: %w", err)
+		return by, false, fmt.Errorf("read answer: %w", err)
 	}
 	defer response.Body.Close()
-	pid, err = checkResponse(response, body)
-	return pid, err == nil && !response.Close, err
+	by, err = checkResponse(response, body)
+	return by, err == nil && !response.Close, err
 }
 
-func checkResponse(response *http.Response, body []byte) (pid string, err error) {
+func checkResponse(response *http.Response, body []byte) (by process, err error) {
 	echo, err := io.ReadAll(response.Body)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("read answer: %w", err)
+		return by, fmt.Errorf("read answer: %w", err)
 	case response.StatusCode != http.StatusOK:
-		return "", fmt.Errorf("status %s", response.Status)
+		return by, fmt.Errorf("status %s", response.Status)
 	case !bytes.Equal(echo, body):
-		return "", fmt.Errorf("the answer has %d bytes that are not the %d of the request", len(echo), len(body))
+		return by, fmt.Errorf("the answer has %d bytes that are not the %d of the request", len(echo), len(body))
 	}
-	return response.Header.Get(toy.HeaderPID), nil
+	return process{response.Header.Get(toy.HeaderVersion), response.Header.Get(toy.HeaderPID)}, nil
 }
 
-func exchangeLine(conn net.Conn, answers *bufio.Reader, body []byte) (pid string, again bool, err error) {
+func exchangeLine(conn net.Conn, answers *bufio.Reader, body []byte) (by process, again bool, err error) {
 	line := string(body) + "\n"
 	if _, err := io.WriteString(conn, line); err != nil {
-		return "", false, fmt.Errorf("write line: %w", err)
+		return by, false, fmt.Errorf("write line: %w", err)
 	}
 	answer, err := answers.ReadString('\n')
 	if err != nil {
-		return "", false, fmt.Errorf("read answer: %w", err)
+		return by, false, fmt.Errorf("read answer: %w", err)
 	}
-	pid, err = checkEcho(answer, line)
-	return pid, err == nil, err
+	by, err = checkEcho(answer, line)
+	return by, err == nil, err
 }
 
 // checkEcho takes apart "VERSION PID TEXT", as toy services answer where there are no headers.
-func checkEcho(answer, sent string) (pid string, err error) {
-	_, rest, _ := strings.Cut(answer, " ")
+func checkEcho(answer, sent string) (by process, err error) {
+	version, rest, _ := strings.Cut(answer, " ")
 	pid, echo, _ := strings.Cut(rest, " ")
 	if echo != sent {
-		return "", fmt.Errorf("answer %.40q: must be the version, the PID and %.40q", answer, sent)
+		return by, fmt.Errorf("answer %.40q: must be the version, the PID and %.40q", answer, sent)
 	}
-	return pid, nil
+	return process{version, pid}, nil
 }
 
 // A tcpClient makes requests over one connection after the other.

@@ -34,22 +34,22 @@ func (c *udpClient) ask(deadline time.Time) error {
 	return err
 }
 
-func (c *udpClient) exchange(text string) (pid string, err error) {
+func (c *udpClient) exchange(text string) (by process, err error) {
 	if _, err := c.conn.Write([]byte(text)); err != nil {
-		return "", fmt.Errorf("send: %w", err)
+		return by, fmt.Errorf("send: %w", err)
 	}
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := c.conn.Read(buf)
 		if err != nil {
-			return "", fmt.Errorf("receive: %w", err)
+			return by, fmt.Errorf("receive: %w", err)
 		}
-		pid, err := checkEcho(string(buf[:n]), text)
+		by, err := checkEcho(string(buf[:n]), text)
 		if err == nil {
-			return pid, nil
+			return by, nil
 		}
 		if !c.isLate(string(buf[:n])) {
-			return "", err
+			return by, err
 		}
 		// Of a datagram that was answered, or given up as lost.
 		c.note(func(n *Connections) { n.Duplicates++ })
