@@ -35,11 +35,13 @@ type Unit struct {
 	ownsRoot bool
 	programs map[string]Program // what was installed first
 
-	client *wire.Client  // nil until the manager was started
-	exited chan struct{} // closed when the manager was waited for
-	failed error         // of the manager; to be read after exited
-	born   time.Time
-	close  func() error
+	client  *wire.Client  // nil until the manager was started
+	manager int           // its PID
+	exited  chan struct{} // closed when the manager was waited for
+	failed  error         // of the manager; to be read after exited
+	ending  time.Duration // what the manager may take to end
+	born    time.Time
+	close   func() error
 
 	mu          sync.Mutex
 	changed     chan struct{}           // closed and replaced at every event
@@ -135,7 +137,7 @@ func prepare(o Options) (*Unit, []unitfiles.File, error) {
 	}
 	u := &Unit{
 		opts: o, service: service, set: set,
-		exited: make(chan struct{}), born: time.Now(),
+		exited: make(chan struct{}), ending: endPatience, born: time.Now(),
 		changed: make(chan struct{}), ended: make(map[int64]Properties), listeners: make(map[*func(*wire.Event)]bool),
 	}
 	u.close = sync.OnceValue(u.end)
@@ -208,7 +210,7 @@ func (u *Unit) launch(ctx context.Context, files []unitfiles.File) error {
 		return errors.Join(err, u.managerFailed())
 	}
 	u.client = client
-	u.service, u.root = answer.Loaded.Service, answer.Loaded.Root
+	u.service, u.root, u.manager = answer.Loaded.Service, answer.Loaded.Root, answer.Loaded.ManagerPID
 	if err := u.installAll(ctx); err != nil {
 		return err
 	}
@@ -282,7 +284,7 @@ func (u *Unit) managerFailed() error {
 	select {
 	case <-u.exited:
 		return u.failed
-	case <-time.After(endPatience):
+	case <-time.After(u.ending):
 		return fmt.Errorf("the manager process of %s does not end", u.service)
 	}
 }
@@ -297,17 +299,33 @@ func (u *Unit) end() error {
 	u.mu.Unlock()
 	var err error
 	if u.client != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), endPatience)
+		ctx, cancel := context.WithTimeout(context.Background(), u.ending)
 		_, err = u.client.Call(ctx, wire.Request{Verb: wire.End})
 		cancel()
 		_ = u.client.Close()
 		<-u.client.Done()
 		if err = errors.Join(err, u.managerFailed()); err != nil {
-			err = fmt.Errorf("reexectest: end %s: %w", u.service, errors.Join(err, u.killLeft()))
+			err = fmt.Errorf("reexectest: end %s: %w", u.service, errors.Join(err, u.killManager(), u.killLeft()))
 		}
 	}
 	if u.ownsRoot && u.root != "" {
-		err = errors.Join(err, os.RemoveAll(u.root))
+		err = errors.Join(err, manager.RemoveAll(u.root))
+	}
+	return err
+}
+
+// killManager ends a manager that does not end, as when it was stopped.
+func (u *Unit) killManager() error {
+	select {
+	case <-u.exited:
+		return nil
+	default:
+	}
+	// Until it is waited for, no other process has that number.
+	err := unix.Kill(u.manager, unix.SIGKILL)
+	<-u.exited
+	if errors.Is(err, unix.ESRCH) {
+		return nil
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // shellUnit is a service that is a shell script.
@@ -187,6 +188,34 @@ func TestManagerKilled(t *testing.T) {
 	for _, p := range all {
 		if state := processState(p.PID); state != "" && state != "Z" {
 			t.Errorf("%v lives on: its state is %s", p, state)
+		}
+	}
+	if _, err := os.Stat(u.Root()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left: %v", u.Root(), err)
+	}
+}
+
+// Neither does a manager that was stopped leave anything.
+func TestManagerStopped(t *testing.T) {
+	t.Parallel()
+	u, err := New(t.Context(), keeperOptions(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pid := u.MainPID()
+	if err := syscall.Kill(u.manager, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	u.ending = 10 * time.Millisecond
+	if err := u.Close(); err == nil || !strings.Contains(err.Error(), "the manager process of keeper.service does not end") {
+		t.Errorf("close: %v", err)
+	}
+	for _, pid := range []int{pid, u.manager} {
+		if state := processState(pid); state != "" && state != "Z" {
+			t.Errorf("process %d lives on: its state is %s", pid, state)
 		}
 	}
 	if _, err := os.Stat(u.Root()); !errors.Is(err, os.ErrNotExist) {

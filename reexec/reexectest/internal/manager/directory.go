@@ -138,7 +138,7 @@ func (m *manager) removeRuntimeDirectories() {
 // removeDirectories removes the directories of one kind with what is in them.
 func (m *manager) removeDirectories(k directoryKind) {
 	for _, path := range m.directories(k) {
-		if err := os.RemoveAll(path); err != nil {
+		if err := RemoveAll(path); err != nil {
 			m.log(4, "Failed to remove %s: %v", path, err)
 		}
 	}

@@ -354,7 +354,7 @@ func (m *manager) cleanUp() {
 	}
 	m.closeNotify()
 	if m.config.RemoveRoot && filepath.IsAbs(m.config.Root) && m.config.Root != "/" {
-		if err := os.RemoveAll(m.config.Root); err != nil {
+		if err := RemoveAll(m.config.Root); err != nil {
 			fmt.Fprintf(os.Stderr, "reexectest: manager: remove what was made: %v\n", err)
 		}
 	}

@@ -5,6 +5,7 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,11 +37,11 @@ func CheckRoot(dir string) error {
 	if !info.IsDir() {
 		return fmt.Errorf("%s: must be a directory", dir)
 	}
-	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
 		return fmt.Errorf("directory %s: must be writable: %w", dir, err)
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err == nil && fs.Flags&unix.ST_NOEXEC != 0 {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err == nil && stat.Flags&unix.ST_NOEXEC != 0 {
 		return fmt.Errorf("directory %s: its file system is mounted noexec, and the unit's programs are installed below it", dir)
 	}
 	return nil
@@ -63,4 +64,20 @@ func makeRoot() (string, error) {
 		errs = append(errs, err)
 	}
 	return "", fmt.Errorf("no place for the unit's directory: set TMPDIR: %w", errors.Join(errs...))
+}
+
+// RemoveAll removes a directory with what is in it, also when a service took itself the
+// permission to do so.
+func RemoveAll(path string) error {
+	err := os.RemoveAll(path)
+	if err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(path, func(path string, entry fs.DirEntry, err error) error {
+		if entry != nil && entry.IsDir() && err == nil {
+			_ = os.Chmod(path, 0o700) // before it is read
+		}
+		return nil
+	})
+	return os.RemoveAll(path)
 }
