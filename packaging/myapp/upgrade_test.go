@@ -57,6 +57,8 @@ func TestUpgrade(t *testing.T) {
 		Options: onStandIn(t, reexectest.DefaultSystemd),
 		OnTrial: dropIn("-probation=500ms -beat=100ms"),
 		Clients: reexectest.HTTP{Socket: "http", Path: "/echo"},
+		// More in a row are in reexec and vmtests: TestTwentyUpgradesInARow, TestUpgradeUnderLoad.
+		Upgrades: 3,
 	})
 }
 
