@@ -4,6 +4,7 @@ package reexectest
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -228,4 +229,40 @@ func TestUpgradeInTheEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A version waits as long as a test holds it, and no longer than the test looks.
+func TestHoldVersions(t *testing.T) {
+	t.Parallel()
+	u := &Unit{root: t.TempDir()}
+	program := &trailer{StopFile: u.stopPath()}
+	program.waitForTest() // nobody listens
+
+	tr := &trial{TB: t}
+	found := make(chan int)
+	release, done := tr.holdVersions(u, found)
+	begin := func() <-chan error {
+		return tr.later(func() error {
+			program.waitForTest()
+			return nil
+		})
+	}
+	first := begin()
+	pid := <-found
+	if pid != os.Getpid() {
+		t.Errorf("process %d waits, want %d", pid, os.Getpid())
+	}
+	select {
+	case <-first:
+		t.Error("it did not wait")
+	default:
+	}
+	release(pid)
+	<-first
+	release(pid)
+	second, third := begin(), begin() // of which none or one is told of
+	done()
+	<-second
+	<-third
+	program.waitForTest()
 }
