@@ -19,6 +19,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,7 +53,7 @@ type settings struct {
 
 // newBench makes what measurements need. The caller closes it.
 func newBench(ctx context.Context, s settings, chosen []peer) (_ *bench, err error) {
-	b := &bench{settings: s, bare: make(map[string]time.Duration)}
+	b := &bench{settings: s}
 	if b.dir, err = os.MkdirTemp("", "holdfast-bench-"); err != nil {
 		return nil, err
 	}
@@ -80,8 +82,11 @@ func (b *bench) close() error {
 
 // file is the path of a program.
 func (b *bench) file(program string, version int) string {
-	return filepath.Join(b.dir, fmt.Sprintf("%s-%d", program, version))
+	return filepath.Join(b.dir, strconv.Itoa(version), program)
 }
+
+// holdfastCommand is the path of the command, not of the toy service of that name.
+func (b *bench) holdfastCommand() string { return filepath.Join(b.dir, "command", "holdfast") }
 
 func (b *bench) certFile() string    { return filepath.Join(b.dir, "cert.pem") }
 func (b *bench) keyFile() string     { return filepath.Join(b.dir, "key.pem") }
@@ -89,45 +94,49 @@ func (b *bench) bothFile() string    { return filepath.Join(b.dir, "both.pem") }
 func (b *bench) ticketFile() string  { return filepath.Join(b.dir, "ticket.key") }
 func (b *bench) ticketsFile() string { return filepath.Join(b.dir, "tickets.keys") }
 
-const modulePath = "github.com/holdfast-go/holdfast/vmtests/bench"
-
-// build compiles what runs: every toy service twice, as version 1 and 2.
+// build compiles what runs: every toy service as version 1 and, with a mark at its end, as version 2.
 func (b *bench) build(ctx context.Context, chosen []peer) error {
-	if err := b.compile(ctx, modulePath+"/cmd/keep", "keep", 1); err != nil {
-		return err
-	}
-	if err := b.compile(ctx, modulePath+"/cmd/load", "load", 1); err != nil {
-		return err
-	}
-	made := make(map[string]bool)
+	packages := []string{"./cmd/keep", "./cmd/load"}
+	var services []string
 	for _, p := range chosen {
-		if p.missing != nil || made[p.program] {
-			continue
+		if p.missing == nil && !slices.Contains(services, p.program) {
+			services = append(services, p.program)
+			packages = append(packages, "./cmd/"+p.program)
 		}
-		made[p.program] = true
-		for version := 1; version <= 2; version++ {
-			if err := b.compile(ctx, modulePath+"/cmd/"+p.program, p.program, version); err != nil {
-				return err
-			}
+	}
+	if err := b.compile(ctx, "1", packages...); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(b.dir, "2"), 0o755); err != nil {
+		return err
+	}
+	for _, program := range services {
+		binary, err := os.ReadFile(b.file(program, 1))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(b.file(program, 2), append(binary, toy.Mark(2)...), 0o755); err != nil {
+			return err
 		}
 	}
 	if b.on == inContainer {
-		return b.compile(ctx, "github.com/holdfast-go/holdfast/units/cmd/holdfast", "holdfast-command", 1)
+		return b.compile(ctx, "command", "github.com/holdfast-go/holdfast/units/cmd/holdfast")
 	}
 	return nil
 }
 
-func (b *bench) compile(ctx context.Context, pkg, program string, version int) error {
+// compile builds packages into the directory name.
+func (b *bench) compile(ctx context.Context, name string, packages ...string) error {
 	module, err := moduleDir(ctx)
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", b.file(program, version),
-		fmt.Sprintf("-ldflags=-s -w -X %s/internal/toy.version=%d", modulePath, version), pkg)
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", filepath.Join(b.dir, name) + "/"}
+	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // statically linked, for the containers
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("build %s: %w\n%s", strings.Join(packages, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

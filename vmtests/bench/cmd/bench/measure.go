@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,10 +29,12 @@ const (
 
 // An upgrade is one that was measured. Times are of CLOCK_MONOTONIC in nanoseconds.
 type upgrade struct {
-	Signal  int64        `json:"signal"`  // when it was begun
-	First   int64        `json:"first"`   // when the new version first answered
-	Settled int64        `json:"settled"` // when nothing of the old generation was left
-	Memory  procs.Memory `json:"memory"`  // peak of all generations together
+	Bare    int64         `json:"bare"` // when a bare exec was begun, of which Exec is the time
+	Exec    time.Duration `json:"exec_ns"`
+	Signal  int64         `json:"signal"`  // when it was begun
+	First   int64         `json:"first"`   // when the new version first answered
+	Settled int64         `json:"settled"` // when nothing of the old generation was left
+	Memory  procs.Memory  `json:"memory"`  // peak of all generations together
 }
 
 // measure runs one workload against one peer. What it returns is never nil.
@@ -49,16 +50,11 @@ func (b *bench) measure(ctx context.Context, p peer, w workload, progress func(s
 			return c, nil
 		}
 	}
-	var err error
-	progress("exec")
-	if c.Exec, err = b.bareExec(ctx, p, w.protocol); err != nil {
-		return c, fmt.Errorf("bare exec: %w", err)
-	}
 	svc, err := p.start(ctx, b, p, w.protocol)
 	if err != nil {
 		return c, fmt.Errorf("start: %w", err)
 	}
-	err = b.run(ctx, c, svc, w, progress)
+	err = b.run(ctx, c, svc, p, w, progress)
 	if err != nil {
 		err = fmt.Errorf("%w\n%s", err, svc.output(ctx))
 	}
@@ -77,7 +73,7 @@ func (b *bench) options(svc service, w workload) load.Options {
 }
 
 // run makes the load and the upgrades. What the peer does wrong goes into c, an error is our own.
-func (b *bench) run(ctx context.Context, c *cell, svc service, w workload, progress func(string)) (err error) {
+func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workload, progress func(string)) (err error) {
 	generator, err := svc.startLoad(ctx)
 	if err != nil {
 		return err
@@ -101,6 +97,15 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, w workload, progr
 		if err := svc.install(ctx, 2-i%2); err != nil {
 			return err
 		}
+		// Under the same load and as near in time as can be, since a machine is not always equally quick.
+		bare := load.Now()
+		exec, err := b.bareExec(ctx, p, w.protocol)
+		if err != nil {
+			return fmt.Errorf("bare exec: %w", err)
+		}
+		if err := pause(ctx, 2*aroundBefore); err != nil {
+			return err
+		}
 		u, first, err := b.upgradeOnce(ctx, svc, generator, known, len(at))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -109,6 +114,7 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, w workload, progr
 			c.Error = fmt.Sprintf("upgrade %d: %v: %s", i+1, err, svc.output(ctx))
 			break
 		}
+		u.Bare, u.Exec = bare, exec
 		upgrades, known = append(upgrades, u), append(known, first.PID)
 		if w.mode == load.Idle {
 			if err := generator.Sweep(); err != nil {
@@ -211,29 +217,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// bareExecs is of how many executions the median is taken.
-const bareExecs = 5
-
 // bareExec measures how long a peer's binary takes from exec to its first answer, with nothing around.
-func (b *bench) bareExec(ctx context.Context, p peer, protocol string) (time.Duration, error) {
-	key := p.program + " " + protocol
-	if d, ok := b.bare[key]; ok {
-		return d, nil
-	}
-	var times []time.Duration
-	for range bareExecs {
-		d, err := b.bareExecOnce(ctx, p, protocol)
-		if err != nil {
-			return 0, err
-		}
-		times = append(times, d)
-	}
-	slices.Sort(times)
-	b.bare[key] = times[bareExecs/2]
-	return b.bare[key], nil
-}
-
-func (b *bench) bareExecOnce(ctx context.Context, p peer, protocol string) (_ time.Duration, err error) {
+func (b *bench) bareExec(ctx context.Context, p peer, protocol string) (_ time.Duration, err error) {
 	s, err := startPlain(b, p, protocol, nil)
 	if err != nil {
 		return 0, err

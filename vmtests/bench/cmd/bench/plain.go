@@ -247,8 +247,21 @@ http {
 
 // HAProxy
 
+// haproxyReady is what the master says when it takes signals: what its unit would hear as READY=1.
+const haproxyReady = "Loading success."
+
 func startHAProxy(_ context.Context, b *bench, p peer, protocol string) (service, error) {
-	return startBySignal(unix.SIGUSR2)(context.Background(), b, p, protocol)
+	reloads := 0
+	return startPlain(b, p, protocol, func(ctx context.Context, s *plain, begin func()) error {
+		if err := poll(ctx, func() (bool, error) {
+			text, err := os.ReadFile(filepath.Join(s.dir, "output"))
+			return strings.Count(string(text), haproxyReady) > reloads, err
+		}); err != nil {
+			return fmt.Errorf("wait until the master is ready: %w", err)
+		}
+		reloads++
+		return s.signal(unix.SIGUSR2, begin)
+	})
 }
 
 func haproxyArgv(b *bench, _ peer, protocol, dir, address string) ([]string, error) {

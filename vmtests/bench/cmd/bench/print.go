@@ -55,8 +55,23 @@ func printTable(out io.Writer, r *run) error {
 			fmt.Fprintf(out, "  %s\n", strings.ReplaceAll(remark, "\n", "\n    "))
 		}
 	}
-	return nil
+	_, err := io.WriteString(out, legend)
+	return err
 }
+
+// legend says what the columns mean, and what they cannot say.
+const legend = `
+failed       requests that were begun and not answered in full; none is sent again
+reconnects   connections that clients opened again because the server had ended the one before between two
+             requests; resumed: of these, those that resumed their TLS session
+p50 … worst  latency of the answered requests that were under way in the second around an upgrade, from 100 ms
+             before the signal to 900 ms after it; to steady: its p99.9 against that between upgrades. Below
+             1,000 requests the p99.9 is the worst. Clients wait for an answer before they ask again, so a
+             standstill counts once for each of them.
+first answer median from the signal to the first answer of a new process on a new connection; to bare exec:
+             against executing the same binary with nothing around it and asking it once, under the same load
+memory       peak of the PSS of all generations and their keepers between signal and the old one's end
+`
 
 func ms(d time.Duration) string {
 	if d == 0 {

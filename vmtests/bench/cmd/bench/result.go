@@ -32,7 +32,7 @@ type cell struct {
 	Ratio  float64       `json:"p999_ratio"`
 
 	First     time.Duration `json:"first_answer_ns"` // median from signal to first answer
-	Exec      time.Duration `json:"bare_exec_ns"`    // median from a bare exec to first answer
+	Exec      time.Duration `json:"bare_exec_ns"`    // median from a bare exec between upgrades to first answer
 	FirstOver float64       `json:"first_answer_ratio"`
 	Memory    procs.Memory  `json:"memory_peak"`
 
@@ -57,12 +57,12 @@ func (c *cell) sumUp(begin int64, upgrades []upgrade, report load.Report, w work
 			c.Failures[withoutNumbers(s.Error)]++
 		}
 	}
-	var firsts []time.Duration
+	var firsts, execs []time.Duration
 	for _, u := range upgrades {
-		firsts = append(firsts, time.Duration(u.First-u.Signal))
+		firsts, execs = append(firsts, time.Duration(u.First-u.Signal)), append(execs, u.Exec)
 		c.Memory.RSS, c.Memory.PSS = max(c.Memory.RSS, u.Memory.RSS), max(c.Memory.PSS, u.Memory.PSS)
 	}
-	c.First = stats.Summarize(firsts).P50
+	c.First, c.Exec = stats.Summarize(firsts).P50, stats.Summarize(execs).P50
 	c.FirstOver = stats.Ratio(c.First, c.Exec)
 	if w.mode == load.Idle {
 		return // sweeps come after an upgrade, and their latency says nothing about it
@@ -97,7 +97,7 @@ func split(begin int64, upgrades []upgrade, samples []load.Sample) (steady, arou
 			if s.End >= u.Signal-int64(aroundBefore) && s.Start <= u.Signal+int64(aroundAfter) {
 				near = true
 			}
-			if s.End >= u.Signal-int64(aroundBefore) && s.Start <= max(u.Settled+int64(aftermath), u.Signal+int64(aroundAfter)) {
+			if s.End >= min(u.Bare, u.Signal-int64(aroundBefore)) && s.Start <= max(u.Settled+int64(aftermath), u.Signal+int64(aroundAfter)) {
 				between = false
 			}
 		}

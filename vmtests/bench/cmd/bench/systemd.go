@@ -139,7 +139,7 @@ func startContainer(ctx context.Context, b *bench, p peer, path string, files []
 		}
 	}()
 	for to, from := range map[string]string{
-		path: b.file(p.program, 1), "/usr/bin/holdfast": b.file("holdfast-command", 1), "/run/bench/load": b.file("load", 1),
+		path: b.file(p.program, 1), "/usr/bin/holdfast": b.holdfastCommand(), "/run/bench/load": b.file("load", 1),
 		"/etc/toy/cert.pem": b.certFile(), "/etc/toy/key.pem": b.keyFile(),
 	} {
 		if err := m.Copy(ctx, from, to, 0o755); err != nil {

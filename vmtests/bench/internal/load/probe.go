@@ -35,6 +35,7 @@ func Probe(ctx context.Context, options Options, known []string) (First, error) 
 		return First{}, err
 	}
 	first := First{}
+	var last error // of a probe that had time to end
 	for {
 		by, err := g.probe(ctx)
 		if err == nil && by.pid != "" && !slices.Contains(known, by.pid) {
@@ -43,13 +44,15 @@ func Probe(ctx context.Context, options Options, known []string) (First, error) 
 		}
 		if err != nil {
 			first.Failed++
+		} else {
+			err = fmt.Errorf("process %s answers, which is known", by.pid)
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
 		}
 		select {
 		case <-ctx.Done():
-			if err == nil {
-				err = fmt.Errorf("process %s answers, which is known", by.pid)
-			}
-			return first, fmt.Errorf("wait for the answer of a new process: %w: %w", context.Cause(ctx), err)
+			return first, fmt.Errorf("wait for the answer of a new process: %w: %w", context.Cause(ctx), last)
 		case <-time.After(pauseOfProbe):
 		}
 	}
