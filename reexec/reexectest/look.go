@@ -78,13 +78,10 @@ func (u *Unit) ask(request wire.Request) *wire.Answer {
 // Show returns the properties of the service as they are now, or, of a unit
 // that was closed, as they were last.
 func (u *Unit) Show() Properties {
-	answer := u.ask(wire.Request{Verb: wire.Show})
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if answer != nil && answer.Properties != nil {
-		u.state = properties(answer.Properties)
-	}
-	return u.state
+	// What changed is told before the answer. The answer itself may be older than what has been
+	// told by the time that it is looked at here.
+	u.ask(wire.Request{Verb: wire.Show})
+	return u.known()
 }
 
 // known are the properties that were heard of last, without a question.

@@ -211,11 +211,13 @@ func (u *Unit) launch(ctx context.Context, files []unitfiles.File) error {
 	}
 	u.client = client
 	u.service, u.root, u.manager = answer.Loaded.Service, answer.Loaded.Root, answer.Loaded.ManagerPID
-	if err := u.installAll(ctx); err != nil {
+	if answer, err = u.call(ctx, wire.Request{Verb: wire.Show}); err != nil {
 		return err
 	}
-	u.Show()
-	return nil
+	u.mu.Lock()
+	u.state = properties(answer.Properties)
+	u.mu.Unlock()
+	return u.installAll(ctx)
 }
 
 // config is what the manager is told.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -220,5 +221,41 @@ func TestManagerStopped(t *testing.T) {
 	}
 	if _, err := os.Stat(u.Root()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left: %v", u.Root(), err)
+	}
+}
+
+// An answer that is looked at late does not hide what happened after it.
+func TestShowIsNew(t *testing.T) {
+	t.Parallel()
+	u := Start(t, shellUnit("exec", "exec sleep 1000", "[Unit]\nStartLimitIntervalSec=0\n"))
+	var lookers sync.WaitGroup
+	defer lookers.Wait()
+	done := make(chan struct{})
+	defer close(done)
+	for range 8 {
+		lookers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					u.Show()
+				}
+			}
+		})
+	}
+	for range 50 {
+		if err := u.Kill(MainProcess, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.WaitFor(t.Context(), Failed); err != nil {
+			t.Fatal(err)
+		}
+		if state := u.known(); !state.down() {
+			t.Fatalf("it failed, and is said to be %v", state)
+		}
+		if err := u.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -211,6 +211,7 @@ func (m *manager) handle(r *wire.Request) {
 		if socket != nil {
 			a.Socket = socket.properties()
 		} else {
+			m.changed()
 			p := m.properties()
 			a.Properties = &p
 		}

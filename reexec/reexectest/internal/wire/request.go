@@ -33,7 +33,8 @@ const (
 	// and, if FileDescriptorStoreMax= is lower now, its size. Sockets that listen stay as they are.
 	// If the files have errors, nothing changes and the Error lists them.
 	DaemonReload Verb = "daemon-reload"
-	// Show answers with Properties for the service, with Socket for a socket unit.
+	// Show answers with Properties for the service, with Socket for a socket unit. An event
+	// has told what is new in the Properties.
 	Show Verb = "show"
 	// Processes answers with the living processes of the service.
 	Processes Verb = "processes"
