@@ -33,9 +33,8 @@ type bench struct {
 
 	dir    string // what is made, and removed at the end
 	ca     []byte
-	bare   map[string]time.Duration // what was measured already, by peer and protocol
-	proxy  *http.Server             // behind the proxies; nil until one asks
-	behind string                   // its address
+	proxy  *http.Server // behind the proxies; nil until one asks
+	behind string       // its address
 }
 
 // settings are what the flags say.

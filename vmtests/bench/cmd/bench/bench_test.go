@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,24 +18,40 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 )
 
+// shared has the programs, which take longer to build than to run.
+var shared = sync.OnceValues(func() (*bench, error) { return newBench(context.Background(), small, peers) })
+
+func sharedBench(t *testing.T) *bench {
+	t.Helper()
+	b, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeShared = b.close
+	return b
+}
+
+var closeShared = func() error { return nil }
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := closeShared(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
 // small is a benchmark that is over soon.
 var small = settings{
-	on: onStandIn, systemd: 257, upgrades: 1, clients: 2, idle: 4,
+	on: onStandIn, systemd: 257, upgrades: 1, steady: 100 * time.Millisecond, clients: 4, idle: 20,
 	think: time.Millisecond, drain: 300 * time.Millisecond, probation: time.Millisecond,
 }
 
 // Every service answers as version 1, is upgraded, and answers as version 2 from another process. Services
 // of packages are one version; theirs is only another process.
 func TestEveryPeerAnswersAndUpgradesOnce(t *testing.T) {
-	b, err := newBench(t.Context(), small, peers)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.close(); err != nil {
-			t.Error(err)
-		}
-	})
+	b := sharedBench(t)
 	for _, p := range peers {
 		t.Run(p.name, func(t *testing.T) {
 			if p.missing != nil {
@@ -138,25 +155,33 @@ func jsonOf(t *testing.T, v any) string {
 
 // A whole run of what has most parts: TLS and HTTP/2, the delay, the table, the file and the drawings.
 func TestBenchmark(t *testing.T) {
+	b := sharedBench(t)
 	dir := t.TempDir()
-	var out bytes.Buffer
-	err := benchmark(t.Context(), []string{
-		"-peers=holdfast,grace", "-workloads=idle,http2,udp", "-on=stand-in", "-upgrades=1", "-steady=100ms", "-clients=4", "-idle=20",
-		"-drain=300ms", "-probation=1ms", "-json=" + filepath.Join(dir, "bench.json"), "-svg=" + dir,
-	}, &out, os.Stderr)
+	measured, err := choose("peers", "holdfast,grace", peers, func(p peer) string { return p.name })
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out.String())
+		t.Fatal(err)
+	}
+	var r run
+	if r.workloads, err = choose("workloads", "idle,http2,udp", workloads, func(w workload) string { return w.name }); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.measureAll(t.Context(), &r, measured, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := r.write(&out, filepath.Join(dir, "bench.json"), dir); err != nil {
+		t.Fatal(err)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "bench.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r run
+	r.Cells = nil
 	if err := json.Unmarshal(text, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Cells) != 6 {
-		t.Fatalf("%d cells, want 6", len(r.Cells))
+	if len(r.Cells) != 6 || len(r.broken) != 0 {
+		t.Fatalf("%d cells, want 6; broken: %q", len(r.Cells), r.broken)
 	}
 	for _, c := range r.Cells {
 		if c.Workload == "udp" && c.Peer == "grace" {

@@ -32,6 +32,7 @@ type run struct {
 	Cells   []*cell   `json:"cells"`
 
 	workloads []workload
+	broken    []string // what could not be measured, by our fault
 }
 
 // loadUsed is the load that every peer had.
@@ -126,9 +127,23 @@ func benchmark(ctx context.Context, args []string, stdout io.Writer, stderr *os.
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	var broken []string
-	for _, w := range chosen {
-		for _, p := range chosenPeers {
+	if err := b.measureAll(ctx, r, chosenPeers, progress); err != nil {
+		return err
+	}
+	progress("")
+	if err := r.write(stdout, *jsonFile, *svgDir); err != nil {
+		return err
+	}
+	if len(r.broken) > 0 {
+		return fmt.Errorf("could not be measured: %s", strings.Join(r.broken, "; "))
+	}
+	return nil
+}
+
+// measureAll measures every peer under every workload of r.
+func (b *bench) measureAll(ctx context.Context, r *run, chosen []peer, progress func(string)) error {
+	for _, w := range r.workloads {
+		for _, p := range chosen {
 			at := w.name + ", " + p.name
 			progress(at)
 			c, err := b.measure(ctx, p, w, func(what string) { progress(at + ": " + what) })
@@ -137,32 +152,31 @@ func benchmark(ctx context.Context, args []string, stdout io.Writer, stderr *os.
 			}
 			if err != nil {
 				// The others are worth knowing all the same.
-				broken = append(broken, at)
+				r.broken = append(r.broken, at)
 				c.Error = err.Error()
 			}
 			r.Cells = append(r.Cells, c)
 		}
 	}
-	progress("")
+	return nil
+}
+
+// write prints the tables, and writes the files that are named.
+func (r *run) write(stdout io.Writer, jsonFile, svgDir string) error {
 	if err := printTable(stdout, r); err != nil {
 		return err
 	}
-	if *jsonFile != "" {
+	if jsonFile != "" {
 		text, err := json.MarshalIndent(r, "", " ")
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(*jsonFile, append(text, '\n'), 0o644); err != nil {
+		if err := os.WriteFile(jsonFile, append(text, '\n'), 0o644); err != nil {
 			return err
 		}
 	}
-	if *svgDir != "" {
-		if err := draw(*svgDir, r); err != nil {
-			return err
-		}
-	}
-	if len(broken) > 0 {
-		return fmt.Errorf("could not be measured: %s", strings.Join(broken, "; "))
+	if svgDir != "" {
+		return draw(svgDir, r)
 	}
 	return nil
 }

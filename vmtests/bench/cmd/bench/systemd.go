@@ -300,15 +300,18 @@ func where(on string) (chosen, why string, err error) {
 	return "", "", fmt.Errorf("-on=%s: must be %s or %s", on, inContainer, onStandIn)
 }
 
-// moduleDir returns the directory of this module.
+// moduleDir returns the directory of this module, in the checkout that is the working directory.
 func moduleDir(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("go env GOMOD: %w", err)
 	}
-	mod := strings.TrimSpace(string(out))
-	if text, err := os.ReadFile(mod); err != nil || !strings.HasPrefix(string(text), "module github.com/holdfast-go/holdfast/vmtests/bench\n") {
-		return "", errors.New("not in the directory vmtests/bench: run it with `make bench`")
+	const module = "module github.com/holdfast-go/holdfast/vmtests/bench\n"
+	at := filepath.Dir(strings.TrimSpace(string(out)))
+	for _, dir := range []string{at, filepath.Join(at, "vmtests", "bench")} {
+		if text, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && strings.HasPrefix(string(text), module) {
+			return dir, nil
+		}
 	}
-	return filepath.Dir(mod), nil
+	return "", errors.New("the working directory is not in Holdfast's checkout: run it with `make bench` there")
 }
