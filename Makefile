@@ -9,7 +9,7 @@ FUZZTIME ?= 10s
 # The tests of the virtual-machine lane, which take minutes under emulation.
 VM     := VMLane|InVirtualMachine
 # Modules of their own: what they require is nothing that a user of Holdfast gets.
-MODULES := reexec/reexectest/examples/grpc
+MODULES := reexec/reexectest/examples/grpc vmtests/bench
 SEQUENCES ?= 300
 
 .PHONY: help
@@ -29,6 +29,7 @@ demo-prepare: ## fetch and build what the demo needs, and say how long it takes
 test: ## run all tests; as root also those on real systemd 247, 252, 257 and 262
 ifeq ($(ROOT),yes)
 	@sh .ci/install
+	@sh vmtests/bench/install
 endif
 	$(GO) build $(RACE) ./...
 	$(GO) test -p 1 $(RACE) -shuffle=on $$($(GO) list ./... | grep -v /vmtests)
@@ -42,6 +43,15 @@ else
 	@echo 'left out: the tests on real systemd in containers (package vmtests), because they need root: sudo make test'
 	@test -n "$(RACE)" || echo 'left out: the race detector, because it needs a C compiler: apt-get install gcc libc6-dev'
 endif
+
+.PHONY: bench
+bench: ## upgrade Holdfast and its peers under the same load; BENCH='-upgrades=5 -json=FILE -svg=DIR', BENCH=-help
+ifeq ($(ROOT),yes)
+	@sh vmtests/bench/install
+	$(GO) run ./vmtests/cmd/prepare -lane=containers
+endif
+	@$(GO) build -C vmtests/bench -o $(CURDIR)/.build/bench ./cmd/bench
+	@.build/bench $(BENCH)
 
 .PHONY: agreement
 agreement: ## compare the stand-in with real systemd, over SEQUENCES (300) sequences of operations (root)
