@@ -55,7 +55,7 @@ func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	reexectest.TestUpgrade(t, reexectest.Service{
 		Options: onStandIn(t, reexectest.DefaultSystemd),
-		OnTrial: dropIn("-probation=500ms -beat=100ms"),
+		OnTrial: dropIn("-probation=800ms -beat=200ms"),
 		Clients: reexectest.HTTP{Socket: "http", Path: "/echo"},
 		// More in a row are in reexec and vmtests: TestTwentyUpgradesInARow, TestUpgradeUnderLoad.
 		Upgrades: 3,

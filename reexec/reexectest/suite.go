@@ -706,7 +706,7 @@ func (t *trial) onTrial(sig syscall.Signal) {
 			t.broken("after the upgrade: %v", err)
 		}
 		t.noneRefused(l, "meanwhile")
-		t.upgradeInTheEnd(u, processes)
+		t.mustUpgrade(u)
 		return
 	}
 	last := ""
@@ -715,20 +715,6 @@ func (t *trial) onTrial(sig syscall.Signal) {
 	}
 	t.broken("in %d upgrades no next version was seen to serve and not to be main yet%s: it is never on trial, or not for long enough; "+
 		"have the trial last some hundred milliseconds, in Service.OnTrial", tries, last)
-}
-
-// upgradeInTheEnd upgrades, more than once if need be: on a loaded machine a
-// short trial may find that a good version hangs.
-func (t *trial) upgradeInTheEnd(u *Unit, processes int) {
-	t.Helper()
-	var err error
-	for range tries {
-		if err = t.upgrade(u); err == nil {
-			return
-		}
-		t.quiet(u, processes)
-	}
-	t.broken("after that %d upgrades to good versions failed, the last one: %v", tries, err)
 }
 
 // hitOnTrial upgrades and sends the signal to the first new process that is

@@ -197,40 +197,6 @@ func TestUpgradeProbe(t *testing.T) {
 	}
 }
 
-// After a trial that failed the service must upgrade in the end, not at once.
-func TestUpgradeInTheEnd(t *testing.T) {
-	t.Parallel()
-	for _, missing := range []int{1, tries} {
-		t.Run(fmt.Sprintf("missing=%d", missing), func(t *testing.T) {
-			t.Parallel()
-			s := plainService("", true)
-			s.Options.Files["plain.service.d/check.conf"] = "[Service]\nExecReload=\nExecReload=/usr/bin/check\nExecReload=/bin/kill -HUP $MAINPID\n"
-			s.Options.Programs = map[string]Program{
-				"/usr/bin/plain": Version("1"),
-				"/usr/bin/check": Text("#!/bin/sh\ntest -x \"${0%/*}/plain\"\n"),
-			}
-			s.Next = func(n int) Program {
-				if n <= 1+missing {
-					return Missing()
-				}
-				return Version(fmt.Sprint(n))
-			}
-			r := record(t, func(tb testing.TB) {
-				c, err := look(s)
-				if err != nil {
-					tb.Fatal(err)
-				}
-				tr := &trial{TB: tb, conformance: c, suiteCase: caseNamed(t, "killed_on_trial")}
-				u := tr.start()
-				tr.upgradeInTheEnd(u, len(u.Processes()))
-			})
-			if r.Failed() != (missing == tries) {
-				t.Errorf("with %d bad versions, failed: %t\n%s", missing, r.Failed(), r.text.String())
-			}
-		})
-	}
-}
-
 // A version waits as long as a test holds it, and no longer than the test looks.
 func TestHoldVersions(t *testing.T) {
 	t.Parallel()
