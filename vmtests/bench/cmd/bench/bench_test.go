@@ -119,7 +119,7 @@ func upgradeOnceTest(t *testing.T, b *bench, p peer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, next, err := b.upgradeOnce(ctx, svc, generator, []string{first.PID}, len(at))
+	u, next, err := b.upgradeOnce(ctx, svc, generator, first, len(at))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestBenchmark(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r run
+	r := run{Peers: recipes(measured)}
 	if r.workloads, err = choose("workloads", "idle,http2,udp", workloads, func(w workload) string { return w.name }); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestBenchmark(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, want := range []string{"http2: ", "grace: not measured: cannot serve it", "p99.9 to steady"} {
+	for _, want := range []string{"http2: ", "grace: not measured: its recipe has no udp", "p99.9 to steady", "SIGUSR2; gracehttp.Serve"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

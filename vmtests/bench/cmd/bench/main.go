@@ -29,10 +29,25 @@ type run struct {
 	Go      string    `json:"go"`
 	Systemd string    `json:"systemd"` // where services that need it ran
 	Load    loadUsed  `json:"load"`
+	Peers   []recipe  `json:"peers"`
 	Cells   []*cell   `json:"cells"`
 
 	workloads []workload
 	broken    []string // what could not be measured, by our fault
+}
+
+// A recipe is how a peer was upgraded.
+type recipe struct {
+	Peer   string `json:"peer"`
+	Recipe string `json:"recipe"`
+}
+
+func recipes(chosen []peer) []recipe {
+	var all []recipe
+	for _, p := range chosen {
+		all = append(all, recipe{p.name, p.recipe})
+	}
+	return all
 }
 
 // loadUsed is the load that every peer had.
@@ -111,7 +126,8 @@ func benchmark(ctx context.Context, args []string, stdout io.Writer, stderr *os.
 	r := &run{
 		Began: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
 		Systemd: fmt.Sprintf("systemd %d in a container", s.systemd), workloads: chosen,
-		Load: loadUsed{s.clients, s.idle, s.think, s.steady, s.drain, s.probation, s.upgrades},
+		Load:  loadUsed{s.clients, s.idle, s.think, s.steady, s.drain, s.probation, s.upgrades},
+		Peers: recipes(chosenPeers),
 	}
 	if s.on == onStandIn {
 		r.Systemd = fmt.Sprintf("the stand-in for systemd %d (package reexectest)", s.systemd)

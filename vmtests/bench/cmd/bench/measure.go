@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
@@ -41,7 +40,7 @@ type upgrade struct {
 func (b *bench) measure(ctx context.Context, p peer, w workload, progress func(string)) (*cell, error) {
 	c := &cell{Peer: p.name, Workload: w.name}
 	if !p.speaks(w.protocol) {
-		c.Skipped = "cannot serve it"
+		c.Skipped = fmt.Sprintf("its recipe has no %s", w.protocol)
 		return c, nil
 	}
 	if p.missing != nil {
@@ -87,7 +86,7 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 	if err != nil {
 		return err
 	}
-	begin, known := load.Now(), []string{first.PID}
+	begin := load.Now()
 	if err := pause(ctx, b.steady); err != nil {
 		return err
 	}
@@ -106,7 +105,7 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 		if err := pause(ctx, 2*aroundBefore); err != nil {
 			return err
 		}
-		u, first, err := b.upgradeOnce(ctx, svc, generator, known, len(at))
+		u, next, err := b.upgradeOnce(ctx, svc, generator, first, len(at))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -115,7 +114,7 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 			break
 		}
 		u.Bare, u.Exec = bare, exec
-		upgrades, known = append(upgrades, u), append(known, first.PID)
+		upgrades, first = append(upgrades, u), next
 		if w.mode == load.Idle {
 			if err := generator.Sweep(); err != nil {
 				return err
@@ -133,16 +132,29 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 	return nil
 }
 
-// upgradeOnce makes one upgrade and waits until all is as before, but for the version.
-func (b *bench) upgradeOnce(ctx context.Context, svc service, generator *loader, known []string, processes int) (upgrade, load.First, error) {
+// upgradeOnce makes one upgrade of what answers as old, and waits until nothing but the new version is there:
+// as many processes as before.
+func (b *bench) upgradeOnce(ctx context.Context, svc service, generator *loader, old load.First, processes int) (upgrade, load.First, error) {
 	watching, stop := context.WithCancel(ctx)
-	var u upgrade
-	var watcher sync.WaitGroup
-	var watchErr error
-	watcher.Go(func() { u.Memory, watchErr = watchMemory(watching, svc) })
-	defer watcher.Wait()
-	defer stop()
+	var peak procs.Memory
+	watched := make(chan error, 1)
+	go func() {
+		var err error
+		peak, err = watchMemory(watching, svc)
+		watched <- err
+	}()
+	u, next, err := b.signalAndSettle(ctx, svc, generator, old, processes)
+	stop()
+	if watchErr := <-watched; err == nil {
+		err = watchErr
+	}
+	u.Memory = peak
+	return u, next, err
+}
 
+func (b *bench) signalAndSettle(ctx context.Context, svc service, generator *loader, old load.First, processes int) (u upgrade, next load.First, err error) {
+	ctx, cancelUpgrade := context.WithCancel(ctx)
+	defer cancelUpgrade()
 	begun, done := make(chan int64, 1), make(chan error, 1)
 	go func() {
 		done <- svc.upgrade(ctx, func() { begun <- load.Now() })
@@ -151,37 +163,34 @@ func (b *bench) upgradeOnce(ctx context.Context, svc service, generator *loader,
 	case u.Signal = <-begun:
 	case err := <-done:
 		if err != nil {
-			return u, load.First{}, err
+			return u, next, err
 		}
 		u.Signal = <-begun
-		done <- nil
+		done <- nil // for below
 	}
-	first, err := generator.Probe(known, answerLimit)
-	if err != nil {
-		return u, first, err
+	if next, err = generator.Probe([]string{old.PID}, answerLimit); err != nil {
+		return u, next, err
 	}
-	u.First = first.At
+	u.First = next.At
 	limit := b.drain + settleMargin
-	settling, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not gone after %v", limit))
+	settling, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not over after %v", limit))
 	defer cancel()
 	select {
 	case err := <-done:
 		if err != nil {
-			return u, first, err
+			return u, next, err
 		}
 	case <-settling.Done():
-		return u, first, fmt.Errorf("the upgrade does not return: %w", context.Cause(settling))
+		return u, next, fmt.Errorf("wait for what the recipe asks for: %w", context.Cause(settling))
 	}
 	if err := poll(settling, func() (bool, error) {
 		pids, err := svc.processes()
 		return len(pids) <= processes, err
 	}); err != nil {
-		return u, first, fmt.Errorf("wait for the end of the old version: %w", err)
+		return u, next, fmt.Errorf("wait for the end of the old version: %w", err)
 	}
 	u.Settled = load.Now()
-	stop()
-	watcher.Wait()
-	return u, first, watchErr
+	return u, next, nil
 }
 
 // watchMemory returns the peak of what a service takes until ctx ends.

@@ -68,7 +68,7 @@ var peers = []peer{
 		program: "overseer", protocols: overTCP, start: startBySignal(unix.SIGUSR2), argv: toyArgv,
 	},
 	{
-		name: "grace", recipe: "SIGUSR2; gracehttp.Serve (its gracedemo)",
+		name: "grace", recipe: "SIGUSR2; gracehttp.Serve (its gracedemo); no setting for the drain",
 		program: "grace", protocols: onlyHTTP, start: startBySignal(unix.SIGUSR2), argv: toyArgv,
 	},
 	{

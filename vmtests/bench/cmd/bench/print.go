@@ -16,12 +16,20 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/svg"
 )
 
-// printTable prints one table for each workload.
+// printTable prints the recipes and one table for each workload.
 func printTable(out io.Writer, r *run) error {
+	recipes := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(recipes)
+	for _, p := range r.Peers {
+		fmt.Fprintf(recipes, "%s\t%s\n", p.Peer, p.Recipe)
+	}
+	if err := recipes.Flush(); err != nil {
+		return err
+	}
 	for _, w := range r.workloads {
 		fmt.Fprintf(out, "\n%s: %s\n", w.name, w.title)
 		t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(t, "\tupgrades\trequests\tfailed\treconnects\tresumed\tp50\tp99\tp99.9\tworst\tp99.9 to steady\tfirst answer\tto bare exec\tmemory\t")
+		fmt.Fprintln(t, "\tupgrades\trequests\tfailed\treconnects\tcut\tresumed\tp50\tp99\tp99.9\tworst\tp99.9 to steady\tfirst answer\tto bare exec\tmemory\t")
 		var remarks []string
 		for _, c := range r.of(w.name) {
 			if c.Skipped != "" {
@@ -33,8 +41,8 @@ func printTable(out io.Writer, r *run) error {
 			if w.protocol == "tls" {
 				resumed = fmt.Sprint(c.Connections.Resumed)
 			}
-			fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t\n", c.Peer, len(c.Upgrades), c.Requests, c.Failed,
-				c.Connections.Reconnects(), resumed, latency, ratio(c.Ratio), ms(c.First), ratio(c.FirstOver), mib(c.Memory.PSS))
+			fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t\n", c.Peer, len(c.Upgrades), c.Requests, c.Failed,
+				c.Connections.Reconnects(), c.Connections.Cut, resumed, latency, ratio(c.Ratio), ms(c.First), ratio(c.FirstOver), mib(c.Memory.PSS))
 			if c.Error != "" {
 				remarks = append(remarks, fmt.Sprintf("%s: %s", c.Peer, c.Error))
 			}
@@ -63,7 +71,7 @@ func printTable(out io.Writer, r *run) error {
 const legend = `
 failed       requests that were begun and not answered in full; none is sent again
 reconnects   connections that clients opened again because the server had ended the one before between two
-             requests; resumed: of these, those that resumed their TLS session
+             requests; of these, cut: without "Connection: close" or GOAWAY; resumed: with their TLS session
 p50 … worst  latency of the answered requests that were under way in the second around an upgrade, from 100 ms
              before the signal to 900 ms after it; to steady: its p99.9 against that between upgrades. Below
              1,000 requests the p99.9 is the worst. Clients wait for an answer before they ask again, so a

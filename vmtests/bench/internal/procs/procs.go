@@ -72,7 +72,7 @@ func parseRollup(text string) (Memory, error) {
 
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
 
-// Descendants returns all processes below pid, children first. Zombies are not among them.
+// Descendants returns all processes below pid, its own children first. Zombies are not among them.
 func Descendants(pid int) ([]int, error) {
 	all, err := running()
 	if err != nil {
