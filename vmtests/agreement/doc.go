@@ -10,7 +10,7 @@
 // vmtests/cmd/operator, inside a machine, for real systemd.
 //
 //	make agreement                                # everything, and writes table.txt, which says what agreed
-//	go test ./vmtests/agreement                   # a sample: each scenario on every second version, 15 sequences
+//	go test ./vmtests/agreement                   # a sample: each scenario on one version, 15 sequences on each
 //	go test ./vmtests/agreement -run TestScenarios -scenario='store: names' -v
 //	go test ./vmtests/agreement -run TestSequences -seed=17 -sequences=1 -fresh=0 -v
 //

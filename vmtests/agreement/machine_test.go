@@ -15,6 +15,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/vmtests"
 	"github.com/holdfast-go/holdfast/vmtests/agreement"
@@ -63,8 +66,28 @@ func program(pkg, ldflags string, flags ...string) (string, error) {
 	return build()
 }
 
+// unignore has the signals that package os/signal leaves alone do what they do by default. GNU make ignores
+// them, PID 1 of a container inherits that, and what it starts too: C libraries keep these signals for themselves.
+func unignore() error {
+	const ignored, maskSize = 1, 8
+	for sig := uintptr(32); sig <= 34; sig++ {
+		var action, standard [8]uintptr // struct sigaction of the kernel, and more; the handler comes first
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&action)), maskSize, 0, 0)
+		if errno == 0 && action[0] == ignored {
+			_, _, errno = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&standard)), 0, maskSize, 0, 0)
+		}
+		if errno != 0 {
+			return fmt.Errorf("stop ignoring signal %d: %w", sig, errno)
+		}
+	}
+	return nil
+}
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := unignore(); err != nil {
+		panic(err)
+	}
 	// All versions at once, also on two processors: most of the time they wait.
 	if err := flag.Set("test.parallel", strconv.Itoa(len(vmtests.Versions()))); err != nil {
 		panic(err)
