@@ -119,7 +119,7 @@ func upgradeOnceTest(t *testing.T, b *bench, p peer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, next, err := b.upgradeOnce(ctx, svc, generator, first, len(at))
+	u, next, err := upgradeOnce(ctx, svc, generator, first, len(at), answerLimit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,7 +105,7 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 		if err := pause(ctx, 2*aroundBefore); err != nil {
 			return err
 		}
-		u, next, err := b.upgradeOnce(ctx, svc, generator, first, len(at))
+		u, next, err := upgradeOnce(ctx, svc, generator, first, len(at), max(b.drain, p.drain)+settleMargin)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -133,8 +133,8 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 }
 
 // upgradeOnce makes one upgrade of what answers as old, and waits until nothing but the new version is there:
-// as many processes as before.
-func (b *bench) upgradeOnce(ctx context.Context, svc service, generator *loader, old load.First, processes int) (upgrade, load.First, error) {
+// as many processes as before. What the recipe asks for and the end of the old version may take limit.
+func upgradeOnce(ctx context.Context, svc service, generator *loader, old load.First, processes int, limit time.Duration) (upgrade, load.First, error) {
 	watching, stop := context.WithCancel(ctx)
 	var peak procs.Memory
 	watched := make(chan error, 1)
@@ -143,7 +143,7 @@ func (b *bench) upgradeOnce(ctx context.Context, svc service, generator *loader,
 		peak, err = watchMemory(watching, svc)
 		watched <- err
 	}()
-	u, next, err := b.signalAndSettle(ctx, svc, generator, old, processes)
+	u, next, err := signalAndSettle(ctx, svc, generator, old, processes, limit)
 	stop()
 	if watchErr := <-watched; err == nil {
 		err = watchErr
@@ -152,7 +152,7 @@ func (b *bench) upgradeOnce(ctx context.Context, svc service, generator *loader,
 	return u, next, err
 }
 
-func (b *bench) signalAndSettle(ctx context.Context, svc service, generator *loader, old load.First, processes int) (u upgrade, next load.First, err error) {
+func signalAndSettle(ctx context.Context, svc service, generator *loader, old load.First, processes int, limit time.Duration) (u upgrade, next load.First, err error) {
 	ctx, cancelUpgrade := context.WithCancel(ctx)
 	defer cancelUpgrade()
 	begun, done := make(chan int64, 1), make(chan error, 1)
@@ -172,7 +172,6 @@ func (b *bench) signalAndSettle(ctx context.Context, svc service, generator *loa
 		return u, next, err
 	}
 	u.First = next.At
-	limit := b.drain + settleMargin
 	settling, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not over after %v", limit))
 	defer cancel()
 	select {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,9 @@ type peer struct {
 	program   string   // of cmd/, or of a Debian package
 	protocols []string // that it can be measured with
 	args      []string // beside those of toy.Flags
-	start     func(ctx context.Context, b *bench, p peer, protocol string) (service, error)
+	// drain is how long it lets connections that are left take where that cannot be set; else 0.
+	drain time.Duration
+	start func(ctx context.Context, b *bench, p peer, protocol string) (service, error)
 	// argv is how to execute it without anything around, to see how long that takes.
 	argv func(b *bench, p peer, protocol, dir, address string) ([]string, error)
 	// missing says why it cannot run here; nil for never.
@@ -68,8 +71,8 @@ var peers = []peer{
 		program: "overseer", protocols: overTCP, start: startBySignal(unix.SIGUSR2), argv: toyArgv,
 	},
 	{
-		name: "grace", recipe: "SIGUSR2; gracehttp.Serve (its gracedemo); no setting for the drain",
-		program: "grace", protocols: onlyHTTP, start: startBySignal(unix.SIGUSR2), argv: toyArgv,
+		name: "grace", recipe: "SIGUSR2; gracehttp.Serve (its gracedemo); drain of a minute, not to be set",
+		program: "grace", drain: time.Minute, protocols: onlyHTTP, start: startBySignal(unix.SIGUSR2), argv: toyArgv,
 	},
 	{
 		name: "endless", recipe: "SIGHUP; endless.NewServer (its README)",
