@@ -135,12 +135,16 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 // upgradeOnce makes one upgrade of what answers as old, and waits until nothing but the new version is there:
 // as many processes as before. What the recipe asks for and the end of the old version may take limit.
 func upgradeOnce(ctx context.Context, svc service, generator *loader, old load.First, processes int, limit time.Duration) (upgrade, load.First, error) {
+	// Before the signal, too: an upgrade may be over before the next look.
+	peak, err := memoryOf(svc)
+	if err != nil {
+		return upgrade{}, load.First{}, err
+	}
 	watching, stop := context.WithCancel(ctx)
-	var peak procs.Memory
 	watched := make(chan error, 1)
 	go func() {
-		var err error
-		peak, err = watchMemory(watching, svc)
+		during, err := watchMemory(watching, svc)
+		peak = higher(peak, during)
 		watched <- err
 	}()
 	u, next, err := signalAndSettle(ctx, svc, generator, old, processes, limit)
@@ -197,21 +201,29 @@ func watchMemory(ctx context.Context, svc service) (peak procs.Memory, err error
 	beat := time.NewTicker(memoryBeat)
 	defer beat.Stop()
 	for {
-		pids, err := svc.processes()
+		now, err := memoryOf(svc)
 		if err != nil {
 			return peak, err
 		}
-		now, err := procs.MemoryOf(pids)
-		if err != nil {
-			return peak, err
-		}
-		peak.RSS, peak.PSS = max(peak.RSS, now.RSS), max(peak.PSS, now.PSS)
+		peak = higher(peak, now)
 		select {
 		case <-beat.C:
 		case <-ctx.Done():
 			return peak, nil
 		}
 	}
+}
+
+func memoryOf(svc service) (procs.Memory, error) {
+	pids, err := svc.processes()
+	if err != nil {
+		return procs.Memory{}, err
+	}
+	return procs.MemoryOf(pids)
+}
+
+func higher(a, b procs.Memory) procs.Memory {
+	return procs.Memory{RSS: max(a.RSS, b.RSS), PSS: max(a.PSS, b.PSS)}
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -60,7 +60,7 @@ func (c *cell) sumUp(begin int64, upgrades []upgrade, report load.Report, w work
 	var firsts, execs []time.Duration
 	for _, u := range upgrades {
 		firsts, execs = append(firsts, time.Duration(u.First-u.Signal)), append(execs, u.Exec)
-		c.Memory.RSS, c.Memory.PSS = max(c.Memory.RSS, u.Memory.RSS), max(c.Memory.PSS, u.Memory.PSS)
+		c.Memory = higher(c.Memory, u.Memory)
 	}
 	c.First, c.Exec = stats.Summarize(firsts).P50, stats.Summarize(execs).P50
 	c.FirstOver = stats.Ratio(c.First, c.Exec)
