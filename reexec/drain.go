@@ -11,6 +11,7 @@ import (
 type drain struct {
 	inv     *inventory
 	servers []*httpServer
+	mover   *mover // nil if there is nobody to move to
 
 	once      sync.Once
 	draining  chan struct{} // closed when it begins
@@ -26,15 +27,23 @@ func newDrain(inv *inventory) *drain {
 
 // begin closes the listeners and waits for the connections in a goroutine of
 // its own; done is called once when none is left. After a handover nothing is
-// closed under a client: an idle one is led away with its next answer, and one
-// that asks nothing is waited for until the deadline.
+// closed under a client: an idle connection moves, or else is led away with its
+// next answer, and one that asks nothing is waited for until the deadline.
 func (d *drain) begin(paths ownership, done func(error)) {
 	d.once.Do(func() {
+		var sets []*keepAlives
 		for _, h := range d.servers {
-			h.leading.Store(true)
+			if set := h.keepAlives.Load(); set != nil && d.mover != nil {
+				sets = append(sets, set)
+			} else {
+				h.leading.Store(true)
+			}
 		}
 		close(d.draining)
 		err := d.inv.close(paths)
+		if d.mover != nil {
+			d.mover.begin(sets)
+		}
 		go func() {
 			d.wait()
 			done(err)
@@ -76,6 +85,7 @@ func (d *drain) wait() {
 	case <-ctx.Done():
 	}
 	close(stop)
+	d.stay()
 
 	var servers sync.WaitGroup
 	for _, h := range d.servers {
@@ -84,6 +94,9 @@ func (d *drain) wait() {
 		servers.Go(func() { _ = h.stop(ctx) })
 	}
 	servers.Wait()
+	if d.mover != nil {
+		<-d.mover.over
+	}
 	// What no server closes: hijacked connections, and those of listeners that
 	// the service serves itself.
 	for _, l := range listeners {
@@ -91,10 +104,24 @@ func (d *drain) wait() {
 	}
 }
 
+// stay ends the move, and closes adopted connections on which nothing was
+// asked.
+func (d *drain) stay() {
+	if d.mover != nil {
+		d.mover.end()
+	}
+	for _, h := range d.servers {
+		if set := h.keepAlives.Load(); set != nil {
+			set.closeParked()
+		}
+	}
+}
+
 // abandon cuts what is left.
 func (d *drain) abandon() {
 	d.cutOnce.Do(func() {
 		close(d.abandoned)
+		d.stay()
 		for _, h := range d.servers {
 			_ = h.srv.Close()
 		}

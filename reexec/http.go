@@ -16,6 +16,8 @@ type httpServer struct {
 	ln       net.Listener
 	leading  atomic.Bool // clients are led away
 	finished chan error  // what Serve returned
+
+	keepAlives atomic.Pointer[keepAlives] // nil if nothing can move
 }
 
 // newHTTPServer wraps srv's handler, so that clients can be led away: an
@@ -35,6 +37,13 @@ func newHTTPServer(srv *http.Server, ln net.Listener) *httpServer {
 		}
 		next.ServeHTTP(w, r)
 	})
+	hook := srv.ConnState
+	srv.ConnState = func(conn net.Conn, state http.ConnState) {
+		connState(conn, state)
+		if hook != nil {
+			hook(conn, state)
+		}
+	}
 	return h
 }
 
@@ -44,12 +53,25 @@ func (h *httpServer) serve() error {
 	if t := h.srv.TLSConfig; t != nil && (len(t.Certificates) > 0 || t.GetCertificate != nil || t.GetConfigForClient != nil) {
 		err = h.srv.ServeTLS(h.ln, "", "")
 	} else {
-		err = h.srv.Serve(h.ln)
+		err = h.srv.Serve(h.movable())
 	}
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
+}
+
+// movable prepares connections to move if nothing but HTTP/1 can be on them,
+// and if nobody has wrapped the listener, whose connections we would not know.
+func (h *httpServer) movable() net.Listener {
+	l, ok := h.ln.(*listener)
+	if !ok || h.srv.Protocols != nil && h.srv.Protocols.UnencryptedHTTP2() {
+		return h.ln
+	}
+	set := newKeepAlives(l, func() { h.leading.Store(true) })
+	h.keepAlives.Store(set)
+	l.adoptFor(set)
+	return keepAliveListener{l, set}
 }
 
 // stop answers what was asked and closes idle connections at once. It returns

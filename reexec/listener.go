@@ -24,17 +24,18 @@ type listener struct {
 
 	accepted  chan accepted
 	closing   chan struct{} // no lane will accept any more
-	closed    chan struct{} // and none holds a connection
-	abandoned chan struct{} // what a lane still holds is closed
+	closed    chan struct{} // and nobody holds a connection
+	abandoned chan struct{} // what is still held is closed
 	once      sync.Once
 	cutOnce   sync.Once
-	parked    sync.WaitGroup
 
-	gate   *gate
-	mu     sync.Mutex
-	asked  int   // calls of Accept that wait, less what lanes hold for them
-	demand *gate // open while asked is positive
-	conns  *connections
+	gate    *gate
+	mu      sync.Mutex
+	holders int         // lanes and adopted connections that may yet come to Accept
+	asked   int         // calls of Accept that wait, less what is held for them
+	demand  *gate       // open while asked is positive
+	adopter *keepAlives // of the server that takes adopted connections; nil without
+	conns   *connections
 }
 
 type accepted struct {
@@ -90,8 +91,8 @@ func newListener(name string, lanes []*lane, g *gate) *listener {
 		abandoned: make(chan struct{}),
 		demand:    newGate(),
 		conns:     newConnections(),
+		holders:   len(lanes),
 	}
-	l.parked.Add(len(lanes))
 	for _, lane := range lanes {
 		go l.run(lane)
 	}
@@ -110,7 +111,7 @@ func (l *listener) ask(by int) {
 // has accepted it hands on, also when the gate closes meanwhile: it is ours to
 // answer.
 func (l *listener) run(lane *lane) {
-	defer l.parked.Done()
+	defer l.release()
 	for l.mayAccept(lane) {
 		conn, err := l.accept(lane)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -124,15 +125,34 @@ func (l *listener) run(lane *lane) {
 		} else if l.isClosing() {
 			return
 		}
-		l.ask(-1)
-		select {
-		case l.accepted <- a:
-		case <-l.abandoned:
-			if a.conn != nil {
-				_ = a.conn.Close()
-			}
+		if !l.deliver(a) {
 			return
 		}
+	}
+}
+
+// deliver hands a connection to the next Accept. It is false when the rest is
+// cut.
+func (l *listener) deliver(a accepted) bool {
+	l.ask(-1)
+	select {
+	case l.accepted <- a:
+		return true
+	case <-l.abandoned:
+		if a.conn != nil {
+			_ = a.conn.Close()
+		}
+		return false
+	}
+}
+
+// release ends a holder. When the last one is gone, so is the listener.
+func (l *listener) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holders--
+	if l.holders == 0 {
+		close(l.closed)
 	}
 }
 
@@ -230,10 +250,6 @@ func (l *listener) Close() error {
 		for _, lane := range l.lanes {
 			errs = append(errs, lane.Close())
 		}
-		go func() {
-			l.parked.Wait()
-			close(l.closed)
-		}()
 	})
 	return errors.Join(errs...)
 }

@@ -100,6 +100,7 @@ func (s *Service) perform(a machine.Action) {
 	case machine.Retire:
 		s.retire()
 	case machine.Drain:
+		s.drain.mover = s.mover()
 		s.drain.begin(s.pathsOwner(), s.drained)
 	case machine.DrainNow:
 		s.drain.begin(s.pathsOwner(), s.drained)
@@ -125,6 +126,18 @@ func (s *Service) perform(a machine.Action) {
 			r.err = errors.New(s.leavingReason())
 		}
 	}
+}
+
+// mover moves idle connections to whoever is main instead of us; nil if nobody
+// takes them.
+func (s *Service) mover() *mover {
+	switch {
+	case s.run.handedOver:
+		return s.run.successor.mover(s.log)
+	case s.predecessor != nil && !s.wasMain():
+		return s.predecessor.mover(s.log)
+	}
+	return nil
 }
 
 // pathsOwner says who uses the paths of our sockets after us. A successor may
@@ -171,7 +184,7 @@ func (s *Service) start() {
 				Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
 				Instance: s.instance, Generation: s.generation + 1, Beat: s.opts.Beat, Last: s.lastVerdict(),
 			}
-			go c.follow(hello, list, tell)
+			go c.follow(hello, list, tell, s.adopt)
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"runtime/debug"
@@ -29,6 +30,10 @@ type predecessor struct {
 	hello   handover.Hello
 	// signalled says that a SIGUSR2 was kept for us.
 	signalled bool
+
+	version int                 // of the protocol
+	taken   chan handover.Taken // answers to the mover
+	silent  chan struct{}       // closed when nothing more is read from it
 }
 
 // inherited is what a successor got.
@@ -73,7 +78,8 @@ func join(name, version string) (*predecessor, inherited, error) {
 	if err != nil {
 		return nil, inherited{}, fmt.Errorf("reexec: %s=%q: %w", handoverVariable, value, err)
 	}
-	p := &predecessor{process: control.Process{PID: pid}, conn: conn, pidfd: newProcess(pid, -1)}
+	p := &predecessor{process: control.Process{PID: pid}, conn: conn, pidfd: newProcess(pid, -1),
+		taken: make(chan handover.Taken, 1), silent: make(chan struct{})}
 	if err := takeStderr(stderr); err != nil {
 		return nil, inherited{}, errors.Join(err, p.close())
 	}
@@ -155,7 +161,7 @@ func (p *predecessor) receive(name, version string) (got inherited, err error) {
 	if err := p.conn.Send(handover.KindHello, ours); err != nil {
 		return got, err
 	}
-	if _, err := handover.Negotiate(handover.Ours, p.hello.Versions); err != nil {
+	if p.version, err = handover.Negotiate(handover.Ours, p.hello.Versions); err != nil {
 		return got, err
 	}
 	if p.hello.Name != name {
@@ -238,8 +244,17 @@ func sortOut(list []handover.Descriptor, files []*os.File) (got inherited, err e
 	return got, err
 }
 
+// mover moves connections back to it; nil if it does not know how.
+func (p *predecessor) mover(log *slog.Logger) *mover {
+	if !handover.MovesConnections(p.version) {
+		return nil
+	}
+	return newMover(p.conn, p.taken, p.silent, log)
+}
+
 // listen reads what the predecessor says, until its end.
-func (p *predecessor) listen(tell report) {
+func (p *predecessor) listen(tell report, adopt adopter) {
+	defer close(p.silent)
 	promoted := false
 	for {
 		f, files, err := p.conn.Receive()
@@ -254,10 +269,18 @@ func (p *predecessor) listen(tell report) {
 			}
 			return
 		}
+		if f.Kind == handover.KindConnections {
+			adopt(p.conn, f, files)
+			continue
+		}
 		closeFiles(files)
 		var why handover.Reason
 		_ = f.Decode(&why)
 		switch f.Kind {
+		case handover.KindTaken:
+			if err := answered(p.taken, f); err != nil {
+				return
+			}
 		case handover.KindServe:
 			tell(machine.Serve, "")
 		case handover.KindPromote:

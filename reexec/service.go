@@ -54,6 +54,7 @@ type Service struct {
 	elders   []*elder
 	last     *control.Verdict
 	adopting bool
+	adopted  int // connections that came from other generations
 	watchers map[*watcher]bool
 	running  bool
 }
@@ -131,7 +132,7 @@ func New(opts Options) (_ *Service, err error) {
 		return nil, err
 	}
 	if pred != nil {
-		go pred.listen(s.post)
+		go pred.listen(s.post, s.adopt)
 	}
 	exists = true
 	return s, nil
@@ -206,7 +207,7 @@ func (s *Service) statusLocked() control.Status {
 		Protocol: control.Version, Name: s.opts.Name, Instance: s.instance,
 		State: stateWord(s.state), Since: s.since,
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
-		Successor: s.child, Last: s.last, Listeners: s.inv.list(),
+		Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
 	}
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
 		if e.handle.alive() {

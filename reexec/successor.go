@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"runtime"
 	"strconv"
@@ -38,6 +39,10 @@ type successor struct {
 	joined  bool // it has its own stderr now
 	leaving string
 	wanting string // what it waits for before it is ready
+
+	version int                 // of the protocol, once joined
+	taken   chan handover.Taken // answers to the mover
+	silent  chan struct{}       // closed when nothing more is read from it
 
 	gone   chan struct{} // closed when the process has ended
 	ending string        // how, once gone is closed
@@ -99,6 +104,8 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 		pidfd:   newProcess(pid, pidfd),
 		ours:    !underManager,
 		early:   tail{limit: 4 << 10},
+		taken:   make(chan handover.Taken, 1),
+		silent:  make(chan struct{}),
 		gone:    make(chan struct{}),
 	}
 	earlyDone := make(chan struct{})
@@ -211,7 +218,8 @@ func (c *successor) hurdle() string {
 
 // follow hands the descriptors over and then reads what the successor says,
 // until its end. It closes the descriptors in list.
-func (c *successor) follow(hello handover.Hello, list []passing, tell report) {
+func (c *successor) follow(hello handover.Hello, list []passing, tell report, adopt adopter) {
+	defer close(c.silent)
 	// While it lives our end stays open: its closing says that we are gone.
 	defer func() {
 		go func() {
@@ -222,7 +230,7 @@ func (c *successor) follow(hello handover.Hello, list []passing, tell report) {
 	err := c.handOver(hello, list)
 	closePassing(list)
 	for err == nil {
-		err = c.readOne(tell)
+		err = c.readOne(tell, adopt)
 	}
 	if !errors.Is(err, io.EOF) {
 		// Garbage, or a lost descriptor: it lives, and cannot be trusted.
@@ -248,9 +256,13 @@ func (c *successor) handOver(hello handover.Hello, list []passing) error {
 	c.mu.Lock()
 	c.joined = true
 	c.mu.Unlock()
-	if _, err := handover.Negotiate(handover.Ours, theirs.Versions); err != nil {
+	version, err := handover.Negotiate(handover.Ours, theirs.Versions)
+	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.version = version
+	c.mu.Unlock()
 	for sent := 0; sent < len(list); {
 		batch := list[sent:min(len(list), sent+handover.MaxDescriptors)]
 		var d handover.Descriptors
@@ -319,10 +331,27 @@ func (c *successor) note(f handover.Frame) (reason string) {
 	return r.Reason
 }
 
-func (c *successor) readOne(tell report) error {
+// mover moves connections to it; nil if it does not know how.
+func (c *successor) mover(log *slog.Logger) *mover {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !handover.MovesConnections(c.version) {
+		return nil
+	}
+	return newMover(c.conn, c.taken, c.silent, log)
+}
+
+func (c *successor) readOne(tell report, adopt adopter) error {
 	f, files, err := c.conn.Receive()
 	if err != nil {
 		return err
+	}
+	switch f.Kind {
+	case handover.KindConnections:
+		adopt(c.conn, f, files)
+		return nil
+	case handover.KindTaken:
+		return answered(c.taken, f)
 	}
 	closeFiles(files)
 	switch f.Kind {
@@ -346,6 +375,20 @@ func (c *successor) readOne(tell report) error {
 		return fmt.Errorf("%w: unexpected %v", handover.ErrFrame, f.Kind)
 	}
 	return nil
+}
+
+// answered passes an answer on to the mover, which waits for one at a time.
+func answered(taken chan<- handover.Taken, f handover.Frame) error {
+	var t handover.Taken
+	if err := f.Decode(&t); err != nil {
+		return err
+	}
+	select {
+	case taken <- t:
+		return nil
+	default:
+		return fmt.Errorf("%w: unexpected %v", handover.ErrFrame, f.Kind)
+	}
 }
 
 func closeFiles(files []*os.File) {

@@ -90,6 +90,9 @@ type Status struct {
 	// Draining are older generations that still answer what they have.
 	Draining  []Process  `json:"draining,omitempty"`
 	Listeners []Listener `json:"listeners,omitempty"`
+	// Adopted counts the idle connections that this generation has taken over
+	// from others.
+	Adopted int `json:"adopted,omitempty"`
 	// Last is the last verdict, also across generations.
 	Last *Verdict `json:"last,omitempty"`
 }

@@ -83,6 +83,9 @@ func screen(st control.Status, now time.Time) string {
 	for i, l := range st.Listeners {
 		row(firstOnly("Listeners", i), "%s: %s %s (%s)", l.Name, l.Network, l.Address, l.Origin)
 	}
+	if st.Adopted > 0 {
+		row("Adopted", "%d idle connections", st.Adopted)
+	}
 	if v := st.Last; v != nil {
 		row("Last upgrade", "%s on %s", v.Outcome, ago(v.Started, now))
 		if v.To != nil {

@@ -134,6 +134,9 @@ var ErrTruncated = errors.New("descriptors were lost: the limit of open files is
 // payload is valid until the next Receive. When the other side is gone the
 // error is io.EOF, after everything that it had sent. On any other error all
 // descriptors of the frame have been closed.
+//
+// Descriptors that were lost are an error, except where the answer to a frame
+// says which have arrived: they are the first ones.
 func (c *Conn) Receive() (Frame, []*os.File, error) {
 	var n, oobn, flags int
 	for {
@@ -150,9 +153,6 @@ func (c *Conn) Receive() (Frame, []*os.File, error) {
 		break
 	}
 	fds, err := parseRights(c.oob[:oobn])
-	if err == nil && flags&unix.MSG_CTRUNC != 0 {
-		err = fmt.Errorf("receive: %w", ErrTruncated)
-	}
 	if err == nil && n == 0 {
 		return Frame{}, nil, io.EOF
 	}
@@ -162,6 +162,9 @@ func (c *Conn) Receive() (Frame, []*os.File, error) {
 	var f Frame
 	if err == nil {
 		f, err = Parse(c.buf[:n])
+	}
+	if err == nil && flags&unix.MSG_CTRUNC != 0 && f.Kind != KindConnections {
+		err = fmt.Errorf("receive %v: %w", f.Kind, ErrTruncated)
 	}
 	if err == nil && f.Seq != c.heard+1 {
 		err = fmt.Errorf("%w: %v has sequence number %d, want %d", ErrFrame, f.Kind, f.Seq, c.heard+1)

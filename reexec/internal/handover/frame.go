@@ -26,12 +26,16 @@ const (
 	KindPromote     Kind = 9 // predecessor: you are main
 	KindUndo        Kind = 10
 	KindStop        Kind = 11
+	// Since version 2.
+	KindConnections Kind = 12 // predecessor: idle connections
+	KindTaken       Kind = 13 // successor: which of them it has
 )
 
 var kindNames = map[Kind]string{
 	KindHello: "hello", KindDescriptors: "descriptors", KindReceived: "received",
 	KindComplete: "complete", KindReady: "ready", KindBeat: "beat", KindLeaving: "leaving",
 	KindServe: "serve", KindPromote: "promote", KindUndo: "undo", KindStop: "stop",
+	KindConnections: "connections", KindTaken: "taken",
 }
 
 func (k Kind) String() string {

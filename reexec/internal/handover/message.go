@@ -14,8 +14,11 @@ import (
 // always go one release forward and one back.
 const (
 	Oldest = 1
-	Latest = 1
+	Latest = 2
 )
+
+// MovesConnections says whether idle connections move in this version.
+func MovesConnections(version int) bool { return version >= 2 }
 
 // Range is a range of versions.
 type Range struct {
@@ -81,6 +84,27 @@ type Descriptors struct {
 // Received acknowledges all descriptors so far.
 type Received struct {
 	Count int `json:"count"`
+}
+
+// Connections announces the idle connections beside it, in the same order.
+type Connections struct {
+	List []Connection `json:"list"`
+}
+
+// Connection is one that waits for a request.
+type Connection struct {
+	Listener string `json:"listener"`
+	// Left is what is left of its idle time, in nanoseconds; 0 is no limit.
+	Left time.Duration `json:"left,omitempty"`
+}
+
+// Taken answers one Connections frame, before anything is read from them.
+type Taken struct {
+	// Count is how many were announced.
+	Count int `json:"count"`
+	// Kept are the places of those that the sender must close. All others are
+	// the sender's, and were closed here.
+	Kept []int `json:"kept,omitempty"`
 }
 
 // Complete says how many descriptors there were.

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+)
+
+// adopter is [Service.adopt].
+type adopter func(conn *handover.Conn, f handover.Frame, files []*os.File)
+
+// adopt takes waiting connections over from another generation, and says which
+// of them. It says so before it reads from them: what it has not claimed is
+// the other's.
+func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File) {
+	var list handover.Connections
+	if err := f.Decode(&list); err != nil {
+		s.log.Error("adopt connections", "error", err)
+	}
+	room := len(files)
+	if room < len(list.List) {
+		// We are at the limit of open files. Some must be left for those who
+		// come, and for what the service does.
+		room = room * 3 / 4
+	}
+	closeFiles(files[room:])
+	answer := handover.Taken{Count: len(list.List)}
+	var kept []*keepAlive
+	var refused error
+	for i, file := range files[:room] {
+		if i >= len(list.List) {
+			_ = file.Close()
+			continue
+		}
+		c, err := s.inv.adopt(list.List[i], file)
+		if err != nil {
+			refused = err
+			continue
+		}
+		kept = append(kept, c)
+		answer.Kept = append(answer.Kept, i)
+	}
+	if room < len(list.List) {
+		refused = handover.ErrTruncated
+	}
+	if refused != nil {
+		s.log.Warn("connections are left to the other generation", "left", len(list.List)-len(kept), "error", refused)
+	}
+	err := conn.Send(handover.KindTaken, answer)
+	// Without an answer the other one keeps them, unless it is dead.
+	ours := err == nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+	if !ours {
+		s.log.Error("adopt connections", "error", err)
+	}
+	for _, c := range kept {
+		if ours {
+			go c.park()
+		} else {
+			_ = c.Close()
+			c.set.listener.release()
+		}
+	}
+	if ours {
+		s.mu.Lock()
+		s.adopted += len(kept)
+		s.mu.Unlock()
+	}
+}
+
+// adopt finds the server of a connection. It takes the file over.
+func (inv *inventory) adopt(d handover.Connection, file *os.File) (*keepAlive, error) {
+	defer file.Close()
+	inv.mu.Lock()
+	i := slices.IndexFunc(inv.listeners, func(l *listener) bool { return l.name == d.Listener })
+	var l *listener
+	if i >= 0 {
+		l = inv.listeners[i]
+	}
+	inv.mu.Unlock()
+	if l == nil {
+		return nil, fmt.Errorf("connection of listener %q: this version has none", d.Listener)
+	}
+	set := l.hold()
+	if set == nil {
+		return nil, fmt.Errorf("connection of listener %q: it is closed, or is no plain HTTP/1 in this version", d.Listener)
+	}
+	conn, err := net.FileConn(file)
+	if err == nil {
+		var c *keepAlive
+		if c, err = set.adopt(conn, d.Left); err == nil {
+			return c, nil
+		}
+	}
+	l.release()
+	return nil, fmt.Errorf("connection of listener %q: %w", d.Listener, err)
+}
+
+// adopt wraps a connection of another generation, to be parked or closed.
+func (s *keepAlives) adopt(conn net.Conn, left time.Duration) (*keepAlive, error) {
+	conn = s.listener.conns.track(conn)
+	c := s.wrap(conn)
+	if c == nil {
+		return nil, errors.Join(fmt.Errorf("a %s socket", conn.LocalAddr().Network()), conn.Close())
+	}
+	c.parked = true
+	if !s.add(c) {
+		return nil, errors.Join(errStopped, c.Close())
+	}
+	if left > 0 {
+		if err := c.SetReadDeadline(time.Now().Add(left)); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	return c, nil
+}
+
+// adoptFor makes the listener take adopted connections.
+func (l *listener) adoptFor(set *keepAlives) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.adopter = set
+}
+
+// hold keeps the listener from closing while an adopted connection may yet
+// come to Accept. It returns nil if nobody takes such connections.
+func (l *listener) hold() *keepAlives {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.adopter == nil || l.holders == 0 || l.isClosing() {
+		return nil
+	}
+	l.holders++
+	return l.adopter
+}
+
+// park keeps an adopted connection until its next request begins, and gives it
+// to net/http then. net/http takes it for a new one: earlier, the time for
+// the header would run.
+func (c *keepAlive) park() {
+	l := c.set.listener
+	defer l.release()
+	if _, err := c.await(c.peek); err != nil || c.unpark() != nil {
+		_ = c.Close()
+		return
+	}
+	l.deliver(accepted{conn: c.self})
+}
+
+func (c *keepAlive) unpark() error {
+	c.mu.Lock()
+	c.parked = false
+	c.mu.Unlock()
+	return c.SetReadDeadline(time.Time{})
+}
