@@ -54,25 +54,27 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 	if refused != nil {
 		s.log.Warn("connections are left to the other generation", "left", len(list.List)-len(kept), "error", refused)
 	}
+	s.countAdopted(len(kept))
 	err := conn.Send(handover.KindTaken, answer)
-	// Without an answer the other one keeps them, unless it is dead.
-	ours := err == nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
-	if !ours {
-		s.log.Error("adopt connections", "error", err)
-	}
-	for _, c := range kept {
-		if ours {
+	if err == nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		// They are ours, also if the other one is dead.
+		for _, c := range kept {
 			go c.park()
-		} else {
-			_ = c.Close()
-			c.set.listener.release()
 		}
+		return
 	}
-	if ours {
-		s.mu.Lock()
-		s.adopted += len(kept)
-		s.mu.Unlock()
+	s.log.Error("adopt connections", "error", err)
+	s.countAdopted(-len(kept))
+	for _, c := range kept {
+		_ = c.Close()
+		c.set.listener.release()
 	}
+}
+
+func (s *Service) countAdopted(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.adopted += n
 }
 
 // adopt finds the server of a connection. It takes the file over.

@@ -33,8 +33,13 @@ type httpGeneration struct {
 
 func newHTTPGeneration(t *testing.T, inv *inventory, srv *http.Server) *httpGeneration {
 	t.Helper()
+	return newHTTPGenerationOn(t, inv, srv, "tcp", "127.0.0.1:0")
+}
+
+func newHTTPGenerationOn(t *testing.T, inv *inventory, srv *http.Server, network, address string) *httpGeneration {
+	t.Helper()
 	g := &httpGeneration{
-		t: t, inv: inv, ln: mustListen(t, inv, "http", "tcp", "127.0.0.1:0"),
+		t: t, inv: inv, ln: mustListen(t, inv, "http", network, address),
 		drain: newDrain(inv), served: make(chan error, 1), done: make(chan error, 1),
 	}
 	g.server = newHTTPServer(srv, g.ln)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,7 +82,7 @@ func (m *mover) run() {
 		m.end()
 		m.log.Info("idle connections have moved", "moved", m.moved, "stayed", m.stayed)
 	}()
-	for {
+	for m.moving() {
 		var batch []*offer
 		select {
 		case o := <-m.offers:
@@ -109,6 +110,12 @@ func (m *mover) run() {
 			return
 		}
 	}
+}
+
+// moving is false once the other side has refused a connection of every
+// server: it has no room, or no such server.
+func (m *mover) moving() bool {
+	return slices.ContainsFunc(m.sets, func(s *keepAlives) bool { return s.moving() == m })
 }
 
 // more collects what is offered at the same time.
