@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
 // planVariable is the path of the plan. A test rewrites the file between two
@@ -49,6 +50,7 @@ type plan struct {
 	NoFile     uint64 // RLIMIT_NOFILE
 	CheckOnly  bool
 	FillTo     int // all descriptors below this one are in use
+	Handover   int // latest version of the handover that it speaks
 }
 
 type planSocket struct{ Name, Network, Address string }
@@ -82,6 +84,9 @@ func runService(log *slog.Logger) error {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: p.NoFile, Max: p.NoFile}); err != nil {
 			return err
 		}
+	}
+	if p.Handover > 0 {
+		handover.Ours.Latest = p.Handover
 	}
 	if inCheck := os.Getenv("HOLDFAST_CHECK") != ""; inCheck {
 		switch p.Check {
