@@ -18,12 +18,23 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/control"
 )
 
-// onTrial offers a version and returns once it accepts.
+// onTrial offers a version and returns once it accepts and its predecessor does
+// not any more: that is when the predecessor announces its state.
 func (s *service) onTrial(change func(*plan)) (successor int, verdict func() (control.Verdict, []string)) {
 	s.t.Helper()
 	s.release("trial", change)
-	verdict = s.asked()
+	paused := make(chan struct{})
+	var once sync.Once
+	verdict, done := s.ask(func(st control.Status) {
+		if st.State == "probation" {
+			once.Do(func() { close(paused) })
+		}
+	})
 	successor = s.waitLog(0, "offered -> trial").PID
+	select {
+	case <-paused:
+	case <-done:
+	}
 	return successor, verdict
 }
 
