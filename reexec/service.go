@@ -176,8 +176,10 @@ func (s *Service) notReady(err error) {
 }
 
 // Serve makes Run serve HTTP on ln with srv, TLS if srv.TLSConfig has
-// certificates. It wraps srv.Handler; after that, srv is the service's. When
-// the service drains, clients are led away with Connection: close before
+// certificates. It wraps srv.Handler and srv.ConnState; after that, srv is the
+// service's. When the service drains for another generation, idle connections
+// move there if ln is what Listen has returned and only HTTP/1 without TLS is
+// spoken on it. Other clients are led away with Connection: close before
 // anything is closed. Call it before Run.
 func (s *Service) Serve(srv *http.Server, ln net.Listener) {
 	s.drain.servers = append(s.drain.servers, newHTTPServer(srv, ln))
