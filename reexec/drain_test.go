@@ -33,16 +33,20 @@ type httpGeneration struct {
 
 func newHTTPGeneration(t *testing.T, inv *inventory, srv *http.Server) *httpGeneration {
 	t.Helper()
-	return newHTTPGenerationOn(t, inv, srv, "tcp", "127.0.0.1:0")
+	return newHTTPGenerationOn(t, inv, srv, "tcp", "127.0.0.1:0", nil)
 }
 
-func newHTTPGenerationOn(t *testing.T, inv *inventory, srv *http.Server, network, address string) *httpGeneration {
+func newHTTPGenerationOn(t *testing.T, inv *inventory, srv *http.Server, network, address string, wrap func(net.Listener) net.Listener) *httpGeneration {
 	t.Helper()
 	g := &httpGeneration{
 		t: t, inv: inv, ln: mustListen(t, inv, "http", network, address),
 		drain: newDrain(inv), served: make(chan error, 1), done: make(chan error, 1),
 	}
-	g.server = newHTTPServer(srv, g.ln)
+	var ln net.Listener = g.ln
+	if wrap != nil {
+		ln = wrap(ln)
+	}
+	g.server = newHTTPServer(srv, ln)
 	g.drain.servers = append(g.drain.servers, g.server)
 	go func() { g.served <- g.server.serve() }()
 	t.Cleanup(func() {

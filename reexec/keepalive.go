@@ -201,9 +201,6 @@ func (c *keepAlive) SetReadDeadline(t time.Time) error {
 		c.phase = busy
 	}
 	c.deadline = t
-	if c.interrupted {
-		return nil // the read that we have interrupted puts it in place
-	}
 	return c.conn.SetReadDeadline(t)
 }
 
