@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -251,6 +252,59 @@ func TestMoveToReceiverAtItsLimit(t *testing.T) {
 		s.waitDeath(s.first)
 		s.mustServe(main)
 	})
+}
+
+// What is on its way between processes of a user counts against the limit of
+// open files. When it is reached, connections wait until there is room again,
+// but not for long.
+func TestMoveWaitsForRoomOnTheWay(t *testing.T) {
+	const uid = 47114
+	if os.Geteuid() != 0 {
+		t.Skip("the limit is of a user, and others may run as this one: only root may become another")
+	}
+	t.Parallel()
+	for i, room := range []bool{true, false} {
+		t.Run(fmt.Sprintf("room %t", room), func(t *testing.T) {
+			t.Parallel()
+			p := quick()
+			p.NoFile = 256
+			s := start(t, setup{plan: p, user: uid + i})
+			addr := s.address(0)
+			clients := dialMany(t, addr, 50)
+			allMustAsk(t, clients, "before", s.first)
+			crowding := dialRaw(t, addr)
+			s.release("v2", func(p *plan) { p.Built = "stage" })
+			verdict := s.asked()
+			built := s.waitStage("built") // it has all descriptors of the upgrade itself
+			if _, err := io.WriteString(crowding.conn, "GET /crowd HTTP/1.1\r\nHost: test\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			crowd := s.waitStage("crowd")
+			built.release("")
+			v, _ := verdict()
+			if v.Outcome != control.Upgraded {
+				t.Fatalf("verdict %+v", v)
+			}
+			s.waitLog(s.first, "idle connections wait: too many descriptors of this user are on their way")
+			if st := s.status(); st.Adopted != 0 {
+				t.Errorf("%d connections were adopted, want none", st.Adopted)
+			}
+			if room {
+				crowd.release("")
+				s.waitDeath(s.first)
+				allMustAsk(t, clients, "after", v.To.PID)
+				return
+			}
+			for i, c := range clients {
+				if pid, leads, err := c.ask("after"); err != nil || pid != s.first || !leads {
+					t.Errorf("client %d: PID %d, leads away: %t, %v; want PID %d, which leads away", i, pid, leads, err, s.first)
+				}
+			}
+			crowd.release("")
+			_ = crowding.conn.Close()
+			s.waitDeath(s.first)
+		})
+	}
 }
 
 // Between a version that moves connections and one that does not know how,

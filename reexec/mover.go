@@ -171,24 +171,34 @@ func (m *mover) pass(batch []*offer) (kept []bool, err error) {
 	return kept, nil
 }
 
-// crowded is how long to wait while too many descriptors of this user are on
-// their way, also those of other processes (unix(7), ETOOMANYREFS).
-const crowded = 5 * time.Millisecond
+// While too many descriptors of this user are on their way, also those of other
+// processes, sending is tried again (unix(7), ETOOMANYREFS). A request on one of
+// the connections waits as long, so this has an end.
+const (
+	crowdedInterval = 5 * time.Millisecond
+	crowdedLimit    = 5 * time.Second
+)
 
 func (m *mover) send(list handover.Connections, fds []int) error {
-	for {
-		err := m.conn.Send(handover.KindConnections, list, fds...)
-		if !errors.Is(err, unix.ETOOMANYREFS) {
-			return err
-		}
+	err := m.conn.Send(handover.KindConnections, list, fds...)
+	if !errors.Is(err, unix.ETOOMANYREFS) {
+		return err
+	}
+	m.log.Info("idle connections wait: too many descriptors of this user are on their way")
+	limit := time.After(crowdedLimit)
+	for errors.Is(err, unix.ETOOMANYREFS) {
 		select {
-		case <-time.After(crowded):
+		case <-time.After(crowdedInterval):
+			err = m.conn.Send(handover.KindConnections, list, fds...)
+		case <-limit:
+			return err
 		case <-m.silent:
 			return err
 		case <-m.done:
 			return err
 		}
 	}
+	return err
 }
 
 // answer waits for it. What was said before the end counts.

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -238,11 +239,38 @@ func (p plan) handler(service *reexec.Service) http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(me)
 	})
+	// Descriptors are on their way until the test says so.
+	mux.HandleFunc("GET /crowd", func(w http.ResponseWriter, _ *http.Request) {
+		if err := p.crowd(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
 	mux.HandleFunc("GET /crash", func(http.ResponseWriter, *http.Request) {
 		go panic("crash on demand") // net/http would recover from its own
 		select {}
 	})
 	return mux
+}
+
+// crowd sends as many descriptors as this user may have on their way, and one
+// message more. They are received when the test says so.
+func (p plan) crowd() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	// The kernel drops what is still on its way.
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	rights := unix.UnixRights(slices.Repeat([]int{pair[0]}, 200)...)
+	for err == nil {
+		err = unix.Sendmsg(pair[0], []byte("x"), rights, nil, 0)
+	}
+	if !errors.Is(err, unix.ETOOMANYREFS) {
+		return err
+	}
+	_, err = p.stage("crowd")
+	return err
 }
 
 func answerPackets(conn net.PacketConn) {
