@@ -24,7 +24,6 @@ import (
 type rawClient struct {
 	conn net.Conn
 	in   *bufio.Reader
-	last string // body of the last request
 }
 
 func dialRaw(t *testing.T, addr string) *rawClient {

@@ -78,8 +78,10 @@ func join(name, version string) (*predecessor, inherited, error) {
 	if err != nil {
 		return nil, inherited{}, fmt.Errorf("reexec: %s=%q: %w", handoverVariable, value, err)
 	}
-	p := &predecessor{process: control.Process{PID: pid}, conn: conn, pidfd: newProcess(pid, -1),
-		taken: make(chan handover.Taken, 1), silent: make(chan struct{})}
+	p := &predecessor{
+		process: control.Process{PID: pid}, conn: conn, pidfd: newProcess(pid, -1),
+		taken: make(chan handover.Taken, 1), silent: make(chan struct{}),
+	}
 	if err := takeStderr(stderr); err != nil {
 		return nil, inherited{}, errors.Join(err, p.close())
 	}

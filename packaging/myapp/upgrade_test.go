@@ -3,11 +3,18 @@
 package main
 
 import (
+	"bufio"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/holdfast-go/holdfast/activation/activationtest"
 	"github.com/holdfast-go/holdfast/reexec/reexectest"
@@ -94,4 +101,63 @@ func TestUpgradeStatus(t *testing.T) {
 			mustSay("running: 2 (generation 2); upgrade to 3 refused")
 		})
 	}
+}
+
+// Idle connections, which know nothing of it, are answered by the new version.
+func TestIdleConnectionsMove(t *testing.T) {
+	t.Parallel()
+	u := reexectest.Start(t, onStandIn(t, reexectest.DefaultSystemd))
+	clients := make([]*idleClient, 50)
+	for i := range clients {
+		conn, err := u.Dial(t.Context(), "http")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		clients[i] = &idleClient{conn, bufio.NewReader(conn)}
+	}
+	for version := 1; version <= 3 && !t.Failed(); version++ {
+		if version > 1 {
+			if err := u.Install("/usr/bin/myapp", reexectest.Version(strconv.Itoa(version))); err != nil {
+				t.Fatal(err)
+			}
+			old := u.MainPID()
+			if err := u.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			// The old version ends when it has no connection left.
+			for !slices.ContainsFunc(u.Deaths(), func(d reexectest.Death) bool { return d.PID == old }) {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		for i, c := range clients {
+			if got, err := c.ask(); got != strconv.Itoa(version) || err != nil {
+				t.Errorf("client %d is answered by version %q, %v; want %d", i, got, err, version)
+			}
+		}
+	}
+}
+
+// idleClient is one connection, without a second one to fall back on.
+type idleClient struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func (c *idleClient) ask() (version string, err error) {
+	if _, err := io.WriteString(c.conn, "GET / HTTP/1.1\r\nHost: test\r\n\r\n"); err != nil {
+		return "", err
+	}
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return "", err
+	}
+	if resp.Close {
+		return "", errors.New("the answer leads away")
+	}
+	return resp.Header.Get("X-Myapp-Version"), nil
 }
