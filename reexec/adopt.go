@@ -5,11 +5,14 @@ package reexec
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
@@ -25,19 +28,14 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 	if err := f.Decode(&list); err != nil {
 		s.log.Error("adopt connections", "error", err)
 	}
-	room := len(files)
-	if room < len(list.List) {
-		// We are at the limit of open files. Some must be left for those who
-		// come, and for what the service does.
-		room = room * 3 / 4
-	}
-	closeFiles(files[room:])
 	answer := handover.Taken{Count: len(list.List)}
 	var kept []*keepAlive
 	var refused error
-	for i, file := range files[:room] {
-		if i >= len(list.List) {
+	room := roomForFiles()
+	for i, file := range files {
+		if i >= len(list.List) || minFD(file) >= room {
 			_ = file.Close()
+			refused = errNoRoom
 			continue
 		}
 		c, err := s.inv.adopt(list.List[i], file)
@@ -48,8 +46,8 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 		kept = append(kept, c)
 		answer.Kept = append(answer.Kept, i)
 	}
-	if room < len(list.List) {
-		refused = handover.ErrTruncated
+	if len(files) < len(list.List) {
+		refused = errNoRoom
 	}
 	if refused != nil {
 		s.log.Warn("connections are left to the other generation", "left", len(list.List)-len(kept), "error", refused)
@@ -69,6 +67,21 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 		_ = c.Close()
 		c.set.listener.release()
 	}
+}
+
+// errNoRoom is why connections are given back.
+var errNoRoom = errors.New("the limit of open files is near: raise LimitNOFILE=")
+
+// roomForFiles is the first descriptor that an adopted connection must not
+// have. A quarter of what the process may open is left for those who connect, and
+// for what the service does. The kernel gives the lowest free number, so one
+// of that quarter means that the others are in use.
+func roomForFiles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
+		return math.MaxInt
+	}
+	return int(limit.Cur - limit.Cur/4)
 }
 
 func (s *Service) countAdopted(n int) {

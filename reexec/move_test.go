@@ -244,7 +244,7 @@ func TestMoveToReceiverAtItsLimit(t *testing.T) {
 				t.Errorf("client %d: PID %d, leads away: %t", i, pid, leads)
 			}
 		}
-		// With a quarter free, and what the process needs.
+		// With a quarter of the limit free, and without what the process needs.
 		if moved != adopted || moved < limit/4 || moved > limit*3/4 || moved+stayed != n {
 			t.Errorf("%d moved (%d were adopted), %d stayed", moved, adopted, stayed)
 		}
