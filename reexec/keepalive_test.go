@@ -501,7 +501,8 @@ func generationOn(t *testing.T, inv *inventory, srv *http.Server, network, addre
 // A moved connection is no new one: the times for a header and for a request
 // begin with the request.
 func TestMovedConnectionIsNotNew(t *testing.T) {
-	const limit = 200 * time.Millisecond
+	t.Parallel() // it sleeps
+	const limit = time.Second
 	server := func(name string) *http.Server {
 		return &http.Server{Handler: echo(name), ReadHeaderTimeout: limit, ReadTimeout: limit, IdleTimeout: patience}
 	}
@@ -524,7 +525,8 @@ func TestMovedConnectionIsNotNew(t *testing.T) {
 
 // The idle time goes on, and is the one of the server where it began.
 func TestMovedConnectionKeepsItsIdleTime(t *testing.T) {
-	const limit = 400 * time.Millisecond
+	t.Parallel() // it waits for the limit
+	const limit = patience / 4
 	a := firstGeneration(t, &http.Server{Handler: echo("A"), IdleTimeout: limit})
 	c := dialHTTP(t, a.ln.Addr())
 	sent := time.Now()

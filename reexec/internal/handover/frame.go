@@ -27,8 +27,8 @@ const (
 	KindUndo        Kind = 10
 	KindStop        Kind = 11
 	// Since version 2.
-	KindConnections Kind = 12 // predecessor: idle connections
-	KindTaken       Kind = 13 // successor: which of them it has
+	KindConnections Kind = 12 // who drains: idle connections
+	KindTaken       Kind = 13 // who serves: which of them it has
 )
 
 var kindNames = map[Kind]string{
