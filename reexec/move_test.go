@@ -100,8 +100,8 @@ func TestIdleConnectionsCrossUpgrades(t *testing.T) {
 			upgrades = 20
 		}
 		p := quick()
-		p.Beat = 50 * time.Millisecond
-		p.Probation = p.Beat
+		// The first sign of life ends a trial, and may take long.
+		p.Probation, p.Beat = time.Microsecond, patience/10
 		s := start(t, setup{plan: p, managed: managed})
 		addr := s.address(0)
 		clients := dialMany(t, addr, idle)
