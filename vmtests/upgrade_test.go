@@ -39,7 +39,32 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	})
 }
 
-// The same in a virtual machine, with a kernel and a boot of its own: one
+// Idle connections move to the new version, in the sandbox of the rendered units.
+func TestIdleConnectionsMove(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v vmtests.Version) {
+		const clients = 50
+		m := startMyapp(t, v, brisk)
+		// Each asks once, and again after the upgrade.
+		l, err := m.StartLoad(m.ctx, vmtests.LoadOptions{
+			URL: myappURL + "/echo", KeepAlive: clients, Think: 8 * time.Second, Timeout: 15 * time.Second,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.waitAnswers(l, "1.0.0", clients)
+		m.put(v2)
+		m.mustReload()
+		m.waitLine("idle connections have moved")
+		if st := m.status(); st.Adopted != clients {
+			t.Errorf("%d connections were adopted, want %d", st.Adopted, clients)
+		}
+		m.waitAnswers(l, "2.0.0", clients)
+		m.nothingLost(l)
+		m.quietJournal()
+	})
+}
+
+// An upgrade under load in a virtual machine, with a kernel and a boot of its own: one
 // upgrade, one refused version, one undone one, and a stop.
 func TestUpgradeInVirtualMachine(t *testing.T) {
 	// Software emulation is slow: longer times, nothing else.
