@@ -164,7 +164,7 @@ func (b *bench) measureAll(ctx context.Context, r *run, chosen []peer, progress 
 			progress(at)
 			c, err := b.measure(ctx, p, w, func(what string) { progress(at + ": " + what) })
 			if ctx.Err() != nil {
-				return errors.Join(context.Cause(ctx), err)
+				return context.Cause(ctx) // what else went wrong is its doing
 			}
 			if err != nil {
 				// The others are worth knowing all the same.

@@ -34,6 +34,9 @@ type upgrade struct {
 	First   int64         `json:"first"`   // when the new version first answered
 	Settled int64         `json:"settled"` // when nothing of the old generation was left
 	Memory  procs.Memory  `json:"memory"`  // peak of all generations together
+	// Unanswered counts the questions on new connections, between Signal and First, that nobody answered.
+	// They are no part of the load.
+	Unanswered int `json:"unanswered"`
 }
 
 // measure runs one workload against one peer. What it returns is never nil.
@@ -175,7 +178,7 @@ func signalAndSettle(ctx context.Context, svc service, generator *loader, old lo
 	if next, err = generator.Probe([]string{old.PID}, answerLimit); err != nil {
 		return u, next, err
 	}
-	u.First = next.At
+	u.First, u.Unanswered = next.At, next.Failed
 	settling, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not over after %v", limit))
 	defer cancel()
 	select {
