@@ -92,7 +92,7 @@ func (t *table) String() string {
 			fmt.Fprintf(&b, "%s: %s\n    %s\n", s.name, strings.Join(s.chance, ", "), s.why)
 		}
 	}
-	fmt.Fprintf(&b, "generated sequences, played again when they differ: a few\n    %s\n", sequencesChance)
+	fmt.Fprintf(&b, "generated sequences, where systemd does the one or the other: a few\n    %s\n", sequencesChance)
 	return b.String()
 }
 
