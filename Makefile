@@ -55,7 +55,7 @@ endif
 .PHONY: agreement
 agreement: ## compare the stand-in with real systemd in everything, and write the table of it (root; ten minutes and more)
 	$(GO) run ./vmtests/cmd/prepare -lane=containers
-	$(GO) test -count=1 -timeout 60m ./vmtests/agreement -all -sequences=300 -fresh=0 -table=table.txt
+	$(GO) test -count=1 -timeout 60m -v ./vmtests/agreement -all -sequences=300 -fresh=0 -table=table.txt
 
 .PHONY: test-vm
 test-vm: ## run the smoke story in a virtual machine (root; minutes without KVM)
