@@ -10,9 +10,9 @@
 // vmtests/cmd/operator, inside a machine, for real systemd.
 //
 //	make agreement                                # everything, and writes table.txt, which says what agreed
-//	go test ./vmtests/agreement                   # a sample: each scenario on one version, 15 sequences on each
+//	go test ./vmtests/agreement                   # a sample: each scenario on one version, 10 sequences on each
 //	go test ./vmtests/agreement -run TestScenarios -scenario='store: names' -v
-//	go test ./vmtests/agreement -run TestSequences -seed=17 -sequences=1 -fresh=0 -v
+//	go test ./vmtests/agreement -run TestSequences -seed=17 -sequences=1 -v
 //
 // The tests need root, and the machines of package vmtests.
 package agreement
