@@ -21,7 +21,12 @@ import (
 // HTTP are clients of an HTTP/1.1 service: one that connects for every
 // request, and one that keeps its connection and sends POST requests, which nobody
 // may send twice. They retry nothing, so nothing that is lost stays hidden. Any
-// complete answer with a status below 500 will do.
+// complete answer with a status below 500 will do: a wrong Path passes, too, unless
+// Check sees it.
+//
+// A service that calls Shutdown of its http.Server as soon as the next version is
+// ready loses requests: Shutdown closes idle connections, and drops a request that it
+// reads after its begin. Before that, clients have to be led away by Connection: close.
 //
 // Both can have a request in flight: a POST whose body they hold back. That
 // needs a handler at Path that reads the body; one that does not is asked for SlowPath.

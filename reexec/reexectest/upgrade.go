@@ -102,6 +102,11 @@ type suiteCase struct {
 // Whether a request can be in flight for long is seen from the clients: see
 // [HTTP].SlowPath and [SlowClient].
 //
+// A reload that only reads the configuration again is no upgrade. Take it out with a
+// drop-in in Options.Files that says Type=notify and an empty ExecReload=, and the
+// service is upgraded by restarts. They come faster than systemd's default start limit
+// allows, so StartLimitIntervalSec=0 belongs there, too.
+//
 // It takes a few seconds, and more on a loaded machine: some forty upgrades,
 // each as long as the service's own. Give the service short times with a drop-in in
 // Options.Files. They are waiting for the most part, so -parallel=8 makes it shorter.
