@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A process is one of /proc.
@@ -16,6 +18,7 @@ type process struct {
 	name   string
 	state  byte
 	exe    string // "" when it cannot be read
+	dying  bool   // it got SIGKILL, or is on its way out
 }
 
 // dead reports whether only the parent's wait(2) is missing.
@@ -34,13 +37,23 @@ func readProcess(pid int) (process, error) {
 	}
 	p.name = string(text[begin+1 : end])
 	fields := strings.Fields(string(text[end+1:]))
-	if len(fields) < 2 {
+	if len(fields) < 29 {
 		return process{}, fmt.Errorf("/proc/%d/stat: %q", pid, text)
 	}
 	p.state = fields[0][0]
 	if p.parent, err = strconv.Atoi(fields[1]); err != nil {
 		return process{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	if err != nil {
+		return process{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	signals, err := strconv.ParseUint(fields[28], 10, 64)
+	if err != nil {
+		return process{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	const exiting = 0x4 // PF_EXITING of linux/sched.h
+	p.dying = flags&exiting != 0 || signals>>(unix.SIGKILL-1)&1 != 0
 	p.exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // a zombie has none
 	return p, nil
 }

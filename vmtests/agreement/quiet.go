@@ -148,6 +148,11 @@ func (s *Stage) underWay(v *view) string {
 			return fmt.Sprintf("process %d has ended, its connection has not", pid)
 		}
 	}
+	for _, p := range v.procs {
+		if p.dying {
+			return fmt.Sprintf("process %d dies", p.pid)
+		}
+	}
 	manager, err := readProcess(s.manager.PID())
 	if err != nil {
 		return "" // the caller finds out
