@@ -16,7 +16,8 @@ import (
 // A reload during a reload waits for the first and then runs.
 func TestReloadDuringReload(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v vmtests.Version) {
-		m := startMyapp(t, v, brisk)
+		// Long enough for both others to ask while the first is under way.
+		m := startMyapp(t, v, timing{probation: 4 * time.Second, start: 10 * time.Second, drain: 20 * time.Second})
 		l := m.load()
 		m.put(v2)
 		first := m.reloadInBackground()
@@ -30,7 +31,9 @@ func TestReloadDuringReload(t *testing.T) {
 		if err := <-second; err != nil {
 			t.Errorf("second reload: %v", err)
 		}
-		t.Logf("a reload beside them: %v", direct)
+		if direct == nil {
+			t.Error("a reload beside them was not refused")
+		}
 		m.waitAnswers(l, "2.0.0", 20)
 		m.nothingLost(l)
 		if n := m.prop("NRestarts"); n != "0" {
