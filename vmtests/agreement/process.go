@@ -18,7 +18,7 @@ type process struct {
 	name   string
 	state  byte
 	exe    string // "" when it cannot be read
-	dying  bool   // it got SIGKILL, or is on its way out
+	dying  bool   // it got SIGKILL
 }
 
 // dead reports whether only the parent's wait(2) is missing.
@@ -37,23 +37,34 @@ func readProcess(pid int) (process, error) {
 	}
 	p.name = string(text[begin+1 : end])
 	fields := strings.Fields(string(text[end+1:]))
-	if len(fields) < 29 {
+	if len(fields) < 2 {
 		return process{}, fmt.Errorf("/proc/%d/stat: %q", pid, text)
 	}
 	p.state = fields[0][0]
 	if p.parent, err = strconv.Atoi(fields[1]); err != nil {
 		return process{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
-	flags, err := strconv.ParseUint(fields[6], 10, 64)
-	if err != nil {
-		return process{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
-	}
-	signals, err := strconv.ParseUint(fields[28], 10, 64)
-	if err != nil {
-		return process{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
-	}
-	const exiting = 0x4 // PF_EXITING of linux/sched.h
-	p.dying = flags&exiting != 0 || signals>>(unix.SIGKILL-1)&1 != 0
 	p.exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // a zombie has none
-	return p, nil
+	p.dying, err = killed(pid)
+	return p, err
+}
+
+// killed reports whether a process got SIGKILL. The signal stays pending for the
+// process until its end, only the thread that obeys takes its own copy off.
+func killed(pid int) (bool, error) {
+	path := fmt.Sprintf("/proc/%d/status", pid)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "ShdPnd:"); ok {
+			pending, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			if err != nil {
+				return false, fmt.Errorf("%s: ShdPnd: %w", path, err)
+			}
+			return pending>>(unix.SIGKILL-1)&1 != 0, nil
+		}
+	}
+	return false, fmt.Errorf("%s has no ShdPnd", path)
 }

@@ -8,10 +8,8 @@ import (
 )
 
 // A process that got SIGKILL is seen to be on its way out until it is dead,
-// however busy the machine is, but for the instant in which the kernel takes the
-// signal off.
+// however busy the machine is.
 func TestDying(t *testing.T) {
-	missed := 0
 	for range 50 {
 		cmd := exec.Command("sleep", "1000")
 		if err := cmd.Start(); err != nil {
@@ -23,14 +21,9 @@ func TestDying(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		if p, err := readProcess(cmd.Process.Pid); err != nil {
-			t.Error(err)
-		} else if !p.dying && !p.dead() {
-			missed++
+		if p, err := readProcess(cmd.Process.Pid); err != nil || !p.dying && !p.dead() {
+			t.Errorf("after SIGKILL: %+v, %v", p, err)
 		}
 		_ = cmd.Wait()
-	}
-	if missed > 10 {
-		t.Errorf("%d of 50 seemed to live on", missed)
 	}
 }
