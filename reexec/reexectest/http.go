@@ -156,6 +156,10 @@ func (c *httpClient) answer(method string) error {
 
 func (c *httpClient) take(resp *http.Response) error {
 	body, err := io.ReadAll(resp.Body)
+	return c.took(resp, body, err)
+}
+
+func (c *httpClient) took(resp *http.Response, body []byte, err error) error {
 	if err != nil {
 		return fmt.Errorf("read the answer's body after %d bytes: %w", len(body), unexpected(err))
 	}
@@ -177,6 +181,9 @@ func unexpected(err error) error {
 	}
 	return err
 }
+
+// slow is how long an answer must take for a request to be in flight for certain.
+const slow = 100 * time.Millisecond
 
 // errNotSlow says that a service cannot be made to have a request in flight.
 var errNotSlow = errors.New("the handler answered without reading the request's body: name a path that takes its time in HTTP.SlowPath")
@@ -201,7 +208,24 @@ func (c *httpClient) Begin(ctx context.Context) (finish func(context.Context) er
 		if err != nil {
 			return nil, fmt.Errorf("read the answer: %w", unexpected(err))
 		}
-		return c.finish(func() error { return c.take(resp) }), nil
+		type taken struct {
+			body []byte
+			err  error
+		}
+		rest := make(chan taken, 1)
+		go func() {
+			body, err := io.ReadAll(resp.Body)
+			rest <- taken{body, err}
+		}()
+		select {
+		case <-rest:
+			return nil, fmt.Errorf("HTTP.SlowPath=%q: the answer (%s) was complete within %v: must be a path whose answer takes longer", c.SlowPath, resp.Status, slow)
+		case <-time.After(slow):
+		}
+		return c.finish(func() error {
+			t := <-rest
+			return c.took(resp, t.body, t.err)
+		}), nil
 	}
 	// The server asks for the body when the handler reads it, so it is known
 	// that the handler is at it.

@@ -116,3 +116,22 @@ func TestHTTPCutInFlight(t *testing.T) {
 		}
 	}
 }
+
+// A path whose answer is there at once is none for requests in flight.
+func TestHTTPNotSlow(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(http.NotFound))
+	t.Cleanup(server.Close)
+	for _, kind := range (HTTP{SlowPath: "/sloow"}).Kinds() {
+		client, err := kind.Dial(t.Context(), at(server.Listener.Addr().String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := `HTTP.SlowPath="/sloow": the answer (404 Not Found) was complete within 100ms: must be a path whose answer takes longer`
+		if _, err := client.(SlowClient).Begin(t.Context()); err == nil || err.Error() != want {
+			t.Errorf("error is %v, want %s", err, want)
+		}
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
