@@ -41,6 +41,9 @@ func collect(o Options) ([]unit.File, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	if err := strays(o.Files, files); err != nil {
+		return nil, "", err
+	}
 	var out []unit.File
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		base, _ := unitOf(name)
@@ -49,6 +52,43 @@ func collect(o Options) ([]unit.File, string, error) {
 		}
 	}
 	return out, service, nil
+}
+
+// strays finds what was given by name and belongs to no unit. A directory may
+// have files of other units.
+func strays(given, files map[string]string) error {
+	units := slices.DeleteFunc(slices.Sorted(maps.Keys(files)), func(name string) bool { return strings.Contains(name, "/") })
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		base, dropIn := unitOf(name)
+		switch {
+		case dropIn && !slices.ContainsFunc(units, func(u string) bool { return extends(base, u) }):
+			return fmt.Errorf("reexectest: Options.Files has %q, and there is no unit %s, but: %s", shortName(name), base, strings.Join(units, " "))
+		case !dropIn && strings.HasSuffix(base, ".socket") && !slices.ContainsFunc(units, func(u string) bool {
+			return strings.HasSuffix(u, ".service") && belongs(files, base, u)
+		}):
+			return fmt.Errorf("reexectest: Options.Files has %q, which starts none of the services there are: see its Service=", shortName(name))
+		}
+	}
+	return nil
+}
+
+// extends says whether the drop-ins of base may be for a unit, its instances or
+// all of its kind. Package unit has the last word.
+func extends(base, unitName string) bool {
+	prefix, kind, _ := cutLast(base, ".")
+	own, ownKind, _ := cutLast(unitName, ".")
+	if kind != ownKind {
+		return false
+	}
+	template, _, instance := strings.Cut(prefix, "@")
+	return prefix == own || instance && template+"@" == own || strings.HasSuffix(prefix, "-") && strings.HasPrefix(own, prefix)
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
 }
 
 // shortName makes a name that may be anything fit for a message.

@@ -96,6 +96,9 @@ func TestCollectErrors(t *testing.T) {
 		{Options{Files: map[string]string{"a.socket": ""}}, "there is no service among the unit files"},
 		{Options{Files: map[string]string{"a.timer": ""}}, `Options.Files has "a.timer"`},
 		{Options{Files: map[string]string{"a/b.service": ""}}, `Options.Files has "a/b.service"`},
+		{Options{Files: map[string]string{"a.service": "", "b.service.d/x.conf": ""}}, `Options.Files has "b.service.d/x.conf", and there is no unit b.service, but: a.service`},
+		{Options{Files: map[string]string{"a.service": "", "b.socket": ""}}, `Options.Files has "b.socket", which starts none of the services there are`},
+		{Options{Files: map[string]string{"a.service": "", "a.socket": "[Socket]\nService=b.service\n"}}, `which starts none of the services there are: see its Service=`},
 	} {
 		if _, _, err := collect(c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: error %v, want one with %q", c.o, err, c.want)
