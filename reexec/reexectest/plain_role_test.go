@@ -118,6 +118,10 @@ func (p *plain) run(listen string) (err error) {
 			gone, err := p.upgrade(listen)
 			if err != nil {
 				log.Printf("upgrade: %v", err)
+				if p.bug == "keeps" {
+					null, _ := os.Open(os.DevNull)
+					p.leaked = append(p.leaked, null)
+				}
 			}
 			if gone {
 				return p.drain()

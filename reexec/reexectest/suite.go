@@ -527,7 +527,7 @@ func (t *trial) unfit() {
 	u := t.start()
 	processes := len(u.Processes())
 	l := t.clients(u, fewClients, thinking)
-	for _, file := range []struct {
+	files := []struct {
 		what    string
 		program Program
 	}{
@@ -537,7 +537,9 @@ func (t *trial) unfit() {
 		{"an empty file", Text("")},
 		{"a directory", Directory()},
 		{"another program", File("/bin/true")},
-	} {
+	}
+	held := t.holdings(u)
+	for _, file := range files {
 		before := u.Show()
 		if err := u.Install(t.program, file.program); err != nil {
 			t.Fatal(err)
@@ -546,6 +548,9 @@ func (t *trial) unfit() {
 		t.quiet(u, processes)
 		t.unchanged(u, before, "an upgrade to "+file.what)
 	}
+	now := t.holdings(u)
+	held.threads = now.threads // a service that was just started may still get some
+	t.notGrown(held, now, len(files), "failed upgrades")
 	if err := t.upgrade(u); err != nil {
 		t.broken("after failed upgrades one to a good version failed: %v", err)
 	}
@@ -955,7 +960,12 @@ func (t *trial) growth() {
 	for range rounds {
 		upgrade()
 	}
-	after := t.holdings(u)
+	t.notGrown(before, t.holdings(u), rounds, "upgrades")
+}
+
+// notGrown looks for what a service has more of after so many rounds of something.
+func (t *trial) notGrown(before, after holdings, rounds int, of string) {
+	t.Helper()
 	for _, what := range []struct {
 		name          string
 		before, after int
@@ -964,10 +974,10 @@ func (t *trial) growth() {
 		{"threads", before.threads, after.threads},
 		{"stored descriptors", before.stored, after.stored},
 	} {
-		// One for each upgrade is a leak; some more or fewer are not.
+		// One for each is a leak; some more or fewer are not.
 		if grown := what.after - what.before; grown > rounds/2 {
 			slices.Sort(after.open)
-			t.broken("in %d upgrades the main process went from %d to %d %s; open are:\n  %q", rounds, what.before, what.after, what.name, after.open)
+			t.broken("in %d %s the main process went from %d to %d %s; open are:\n  %q", rounds, of, what.before, what.after, what.name, after.open)
 		}
 	}
 }

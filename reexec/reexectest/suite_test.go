@@ -72,6 +72,7 @@ func TestUpgradeFinds(t *testing.T) {
 		{"closes", "closes its own listener before the next version is ready", false, []string{"overlap"}},
 		{"shutdown", "drops requests on kept connections by http.Server.Shutdown at once", true, []string{"load"}},
 		{"leaks", "leaks a descriptor with each upgrade", true, []string{"growth"}},
+		{"keeps", "leaks a descriptor with each upgrade that fails", true, []string{"unfit"}},
 		{"sudden", "does not answer what is in flight at SIGTERM", true, []string{"stop"}},
 		{"leaves", "leaves a process behind at a stop", true, []string{"stop"}},
 		{"ignores", "has a process that ignores SIGTERM", true, []string{"stop"}},
@@ -231,4 +232,41 @@ func TestHoldVersions(t *testing.T) {
 	<-second
 	<-third
 	program.waitForTest()
+}
+
+// What nobody can have meant is said before anything runs.
+func TestServiceErrors(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		change func(*Service)
+		want   string
+	}{
+		{func(s *Service) { s.Clients = nil }, "Service.Clients is nil"},
+		{func(s *Service) { s.Has = []Capability{"overlap"} }, `Service.Has has "overlap": must be one of ["overlaps"`},
+		{func(s *Service) { s.Lacks = map[Capability]string{"rollback": ""} }, `Service.Lacks has "rollback": must be one of`},
+		{func(s *Service) {
+			s.Has, s.Lacks = []Capability{RollsBack}, map[Capability]string{RollsBack: ""}
+		}, `Service.Has and Lacks have "rolls back": must be in one of them`},
+		{func(s *Service) { s.Upgrades = -1 }, "Service.Upgrades=-1: must be positive"},
+		{func(s *Service) { s.Prompt = -time.Second }, "Service.Prompt=-1s: must be positive"},
+	} {
+		s := plainService("", true)
+		s.Has, s.Lacks = nil, nil
+		test.change(&s)
+		if _, err := look(s); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error is %v, want %s", err, test.want)
+		}
+	}
+}
+
+// A reload that is none of an upgrade is named as the cause.
+func TestUpgradeSaysNoUpgrade(t *testing.T) {
+	t.Parallel()
+	s := plainService("", true)
+	s.Options.Patience = 2 * time.Second
+	s.Options.Files["plain.service.d/reload.conf"] = "[Service]\nExecReload=\nExecReload=/bin/true\n"
+	text, failed := try(t, "growth", s)
+	if !failed || !strings.Contains(text, "is still main: if it only reads its configuration again") {
+		t.Errorf("failed: %t\n%s", failed, firstLines(text, 5))
+	}
 }

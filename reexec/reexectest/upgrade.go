@@ -145,9 +145,37 @@ func (sc suiteCase) try(t testing.TB, c *conformance) {
 }
 
 // look finds out what the unit shows.
+// check finds what nobody can have meant.
+func (s *Service) check() error {
+	known := []Capability{Overlaps, ReportsFailure, RollsBack, HeldSockets, Restarts}
+	for _, c := range s.Has {
+		if _, both := s.Lacks[c]; both {
+			return fmt.Errorf("Has and Lacks have %q: must be in one of them", c)
+		}
+		if !slices.Contains(known, c) {
+			return fmt.Errorf("Has has %q: must be one of %q", c, known)
+		}
+	}
+	for c := range s.Lacks {
+		if !slices.Contains(known, c) {
+			return fmt.Errorf("Lacks has %q: must be one of %q", c, known)
+		}
+	}
+	if s.Upgrades < 0 {
+		return fmt.Errorf("Upgrades=%d: must be positive, or 0 for the default", s.Upgrades)
+	}
+	if s.Prompt < 0 {
+		return fmt.Errorf("Prompt=%v: must be positive, or 0 for the default", s.Prompt)
+	}
+	return nil
+}
+
 func look(s Service) (*conformance, error) {
 	if s.Clients == nil {
 		return nil, errors.New("reexectest: Service.Clients is nil: nobody would notice what is lost")
+	}
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("reexectest: Service.%w", err)
 	}
 	if s.Upgrades == 0 {
 		s.Upgrades = 5
@@ -376,11 +404,16 @@ func (t *trial) reload(u *Unit) error { return u.Systemctl(t.Context(), t.verb, 
 // process that is next to it, it may be the same, and runs the file that was installed.
 func (t *trial) upgraded(ctx context.Context, u *Unit, was int) error {
 	_, inPlace := t.lacks[Overlaps]
-	return u.wait(ctx, "another main process", func() bool {
+	err := u.wait(ctx, "another main process", func() bool {
 		s := u.state
 		return s.SubState == "running" && s.MainPID != 0 &&
 			(s.MainPID != was || inPlace && sameFile(s.MainPID, u.Path(t.program)))
 	})
+	if err != nil && t.verb == "reload" && u.MainPID() == was {
+		return fmt.Errorf("%w; the reload ended and PID %d is still main: if it only reads its configuration again, "+
+			"test with a drop-in without ExecReload= and with Type=notify, so that restart is the upgrade", err, was)
+	}
+	return err
 }
 
 func (t *trial) mustUpgrade(u *Unit) {
