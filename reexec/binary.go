@@ -41,6 +41,9 @@ func openBinary(path string) (_ *binary, err error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, minExecFD)
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("descriptor %d is beyond the limit of open files: raise LimitNOFILE=: %w", minExecFD, err)
+	}
 	if err := errors.Join(err, unix.Close(fd)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
