@@ -162,7 +162,9 @@ func (l *listener) hold() *keepAlives {
 func (c *keepAlive) park() {
 	l := c.set.listener
 	defer l.release()
-	if _, err := c.await(c.peek); err != nil || c.unpark() != nil {
+	// One that was reset on its way has no address any more, and a request may
+	// be in it. net/http never gets such a one from accept(2), nor do hooks.
+	if _, err := c.await(c.peek); err != nil || c.conn.RemoteAddr() == nil || c.unpark() != nil {
 		_ = c.Close()
 		return
 	}

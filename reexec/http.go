@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 )
 
@@ -39,10 +40,12 @@ func newHTTPServer(srv *http.Server, ln net.Listener) *httpServer {
 	})
 	hook := srv.ConnState
 	srv.ConnState = func(conn net.Conn, state http.ConnState) {
-		connState(conn, state)
+		// First the service's: it may set deadlines, and after ours these would
+		// be taken for net/http's.
 		if hook != nil {
 			hook(conn, state)
 		}
+		connState(conn, state)
 	}
 	return h
 }
@@ -62,10 +65,11 @@ func (h *httpServer) serve() error {
 }
 
 // movable prepares connections to move if nothing but HTTP/1 can be on them,
-// and if nobody has wrapped the listener, whose connections we would not know.
+// if nobody has wrapped the listener, whose connections we would not know, and
+// if wrap knows what all of its sockets accept.
 func (h *httpServer) movable() net.Listener {
 	l, ok := h.ln.(*listener)
-	if !ok || h.srv.Protocols != nil && h.srv.Protocols.UnencryptedHTTP2() {
+	if !ok || slices.ContainsFunc(l.lanes, (*lane).odd) || h.srv.Protocols != nil && h.srv.Protocols.UnencryptedHTTP2() {
 		return h.ln
 	}
 	set := newKeepAlives(l, func() { h.leading.Store(true) })

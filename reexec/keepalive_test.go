@@ -735,15 +735,19 @@ func TestWhatCannotMoveIsLedAway(t *testing.T) {
 	var h2c http.Protocols
 	h2c.SetHTTP1(true)
 	h2c.SetUnencryptedHTTP2(true)
-	for _, name := range []string{"h2c", "wrapped"} {
+	for _, name := range []string{"h2c", "wrapped", "odd"} {
 		t.Run(name, func(t *testing.T) {
 			srv := &http.Server{Handler: echo("A")}
 			if name == "h2c" {
 				srv.Protocols = &h2c
 			}
 			a := newHTTPGenerationOn(t, firstInventory(t), srv, "tcp", "127.0.0.1:0", func(ln net.Listener) net.Listener {
-				if name == "wrapped" {
+				switch name {
+				case "wrapped":
 					return struct{ net.Listener }{ln}
+				case "odd":
+					lane := ln.(*listener).lanes[0]
+					lane.Listener = oddListener{lane.Listener.(*net.TCPListener)}
 				}
 				return ln
 			})

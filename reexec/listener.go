@@ -53,6 +53,15 @@ type lane struct {
 	accepting sync.Mutex // held while Accept runs
 }
 
+// odd says that the connections are of a kind that cannot move, such as vsock.
+func (l *lane) odd() bool {
+	switch l.Listener.(type) {
+	case *net.TCPListener, *net.UnixListener:
+		return false
+	}
+	return true
+}
+
 // gate lets the lanes of all listeners through or holds them.
 type gate struct {
 	mu     sync.Mutex

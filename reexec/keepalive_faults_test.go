@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+)
+
+// A hook of the service may set deadlines: they are not net/http's, and say
+// nothing about where net/http is.
+func TestHookThatSetsDeadlines(t *testing.T) {
+	a := firstGeneration(t, &http.Server{Handler: echo("A"), ConnState: func(c net.Conn, s http.ConnState) {
+		if s == http.StateIdle {
+			_ = c.SetReadDeadline(time.Now().Add(patience))
+		}
+	}})
+	c := dialHTTP(t, a.ln.Addr())
+	c.mustAsk("1", "A: 1")
+	a.waitPhase(waiting, 1)
+	b := a.following(&http.Server{Handler: echo("B")})
+	a.moveTo(linked(t, b, nil))
+	a.mustEnd()
+	c.mustAsk("2", "B: 2")
+}
+
+// A client may ask and reset its connection while that is on its way. Then the
+// kernel knows its address no more, and the service's hooks must not see that.
+// All others move.
+func TestClientIsGoneOnTheWay(t *testing.T) {
+	a := firstGeneration(t, &http.Server{Handler: echo("A")})
+	gone, stays := dialHTTP(t, a.ln.Addr()), dialHTTP(t, a.ln.Addr())
+	gone.mustAsk("1", "A: 1")
+	stays.mustAsk("1", "A: 1")
+	a.waitPhase(waiting, 2)
+	b := a.following(&http.Server{Handler: echo("B"), ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+		if c.RemoteAddr() == nil {
+			t.Error("a connection without an address")
+		}
+		return ctx
+	}})
+	port := gone.conn.LocalAddr().(*net.TCPAddr).Port
+	reset := make(chan struct{})
+	l := linked(t, b, func(l *link, f handover.Frame, files []*os.File) {
+		for _, file := range files {
+			if peerPort(file) != port {
+				continue
+			}
+			gone.send("2")
+			_ = gone.conn.(*net.TCPConn).SetLinger(0)
+			_ = gone.conn.Close()
+			for deadline := time.Now().Add(patience); peerPort(file) == port; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Error("the reset does not arrive")
+					break
+				}
+			}
+			close(reset)
+		}
+		l.other.adopt(l.b, f, files)
+	})
+	a.moveTo(l)
+	<-reset
+	a.mustEnd()
+	stays.mustAsk("2", "B: 2")
+	// It came after the other one's bytes, and is the only one open.
+	for deadline := time.Now().Add(patience); b.ln.conns.count() > 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are open, want 1", b.ln.conns.count())
+		}
+	}
+}
+
+// peerPort is 0 if there is no peer any more.
+func peerPort(file *os.File) int {
+	sa, err := unix.Getpeername(minFD(file))
+	if peer, ok := sa.(*unix.SockaddrInet4); err == nil && ok {
+		return peer.Port
+	}
+	return 0
+}
+
+// While the other generation hangs, nothing is lost: neither what it was sent,
+// nor what waits to be sent.
+func TestReceiverThatHangs(t *testing.T) {
+	const clients = 300
+	a := firstGeneration(t, &http.Server{Handler: echo("A")})
+	var all []*httpClient
+	for range clients {
+		c := dialHTTP(t, a.ln.Addr())
+		c.mustAsk("1", "A: 1")
+		all = append(all, c)
+	}
+	a.waitPhase(waiting, clients)
+	b := a.following(&http.Server{Handler: echo("B")})
+	hangs, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	l := linked(t, b, func(l *link, f handover.Frame, files []*os.File) {
+		once.Do(func() { close(hangs); <-goOn })
+		l.other.adopt(l.b, f, files)
+	})
+	a.moveTo(l)
+	<-hangs
+	for i, c := range all {
+		c.send(fmt.Sprint(i))
+	}
+	a.mustWait()
+	close(goOn)
+	for i, c := range all {
+		c.answer(fmt.Sprintf("B: %d", i))
+	}
+	a.mustEnd()
+}
+
+// oddListener is one whose connections the package does not know how to move.
+type oddListener struct{ *net.TCPListener }
+
+func (l oddListener) Accept() (net.Conn, error) {
+	conn, err := l.TCPListener.Accept()
+	return struct{ net.Conn }{conn}, err
+}
+
+// What moves and what does not may come and go in any order: in the end the
+// listener has no holder, and nobody asks it for a connection in vain.
+func TestListenerCountsAfterMoves(t *testing.T) {
+	gen := firstGeneration(t, &http.Server{Handler: echo("0")})
+	var all []*httpClient
+	for range 40 {
+		c := dialHTTP(t, gen.ln.Addr())
+		c.mustAsk("1", "0: 1")
+		all = append(all, c)
+	}
+	gen.waitPhase(waiting, len(all))
+	for i := range 4 {
+		next := gen.following(&http.Server{Handler: echo(fmt.Sprint(i + 1))})
+		gen.moveTo(linked(t, next, nil))
+		gen.mustEnd()
+		gen = next
+		// Some ask, some are silent, some go.
+		for j, c := range all {
+			if j%3 == i%3 {
+				c.mustAsk("2", fmt.Sprintf("%d: 2", i+1))
+			}
+		}
+		_ = all[0].conn.Close()
+		all = all[1:]
+		gen.waitCounts(len(all))
+	}
+	for _, c := range all {
+		c.mustAsk("3", "4: 3")
+	}
+	gen.waitCounts(len(all))
+	gen.ln.mu.Lock()
+	defer gen.ln.mu.Unlock()
+	if gen.ln.holders != len(gen.ln.lanes) || gen.ln.asked != 1 {
+		t.Errorf("%d holders, want %d; asked %d, want 1", gen.ln.holders, len(gen.ln.lanes), gen.ln.asked)
+	}
+}
+
+// waitCounts waits until n connections are open, and each parked one is a holder.
+func (g *httpGeneration) waitCounts(n int) {
+	g.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		parked := 0
+		for _, c := range g.serving().list() {
+			if c.isParked() {
+				parked++
+			}
+		}
+		g.ln.mu.Lock()
+		holders, asked := g.ln.holders, g.ln.asked
+		g.ln.mu.Unlock()
+		if g.ln.conns.count() == n && holders == len(g.ln.lanes)+parked && asked == 1 {
+			return
+		}
+		if time.Now().After(deadline) {
+			g.t.Fatalf("%d connections are open, want %d; %d holders, %d parked; asked %d", g.ln.conns.count(), n, holders, parked, asked)
+		}
+	}
+}
