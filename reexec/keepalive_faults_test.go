@@ -5,6 +5,7 @@ package reexec
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+	"github.com/holdfast-go/holdfast/reexec/internal/machine"
 )
 
 // A hook of the service may set deadlines: they are not net/http's, and say
@@ -88,6 +90,49 @@ func peerPort(file *os.File) int {
 		return peer.Port
 	}
 	return 0
+}
+
+// The other generation lives and says what is no frame. Nothing it says later
+// is heard, so what it was sent may be its own: only one may read.
+func TestReceiverThatCannotBeUnderstood(t *testing.T) {
+	a := firstGeneration(t, &http.Server{Handler: echo("A")})
+	c := dialHTTP(t, a.ln.Addr())
+	c.mustAsk("1", "A: 1")
+	a.waitPhase(waiting, 1)
+	b := a.following(&http.Server{Handler: echo("B")})
+
+	ours, file, err := handover.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	raw, err := unix.Dup(minFD(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(raw)
+	theirs, err := handover.New(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	log := slog.New(slog.DiscardHandler)
+	p := &predecessor{conn: ours, version: handover.Ours.Latest, answers: newAnswers()}
+	go p.listen(func(machine.Event, string) {}, nil)
+	l := &link{mover: p.mover(log)}
+	a.moveTo(l)
+	f, files, err := theirs.Receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(raw, []byte("garbage")); err != nil {
+		t.Fatal(err)
+	}
+	<-l.mover.over
+	a.mustEnd()
+	other := &Service{log: log, inv: b.inv}
+	other.adopt(theirs, f, files)
+	c.mustAsk("2", "B: 2")
 }
 
 // While the other generation hangs, nothing is lost: neither what it was sent,

@@ -47,8 +47,8 @@ func linked(t *testing.T, next *httpGeneration, receive func(*link, handover.Fra
 	if receive == nil {
 		receive = func(l *link, f handover.Frame, files []*os.File) { l.other.adopt(l.b, f, files) }
 	}
-	taken, silent := make(chan handover.Taken, 1), make(chan struct{})
-	l.mover = newMover(a, taken, silent, log)
+	from := newAnswers()
+	l.mover = newMover(a, from, log)
 	l.done.Go(func() {
 		for {
 			f, files, err := b.Receive()
@@ -59,15 +59,16 @@ func linked(t *testing.T, next *httpGeneration, receive func(*link, handover.Fra
 		}
 	})
 	l.done.Go(func() {
-		defer close(silent)
 		for {
 			f, files, err := a.Receive()
 			closeFiles(files)
 			if err != nil {
+				from.end(err)
 				return
 			}
-			if err := answered(taken, f); err != nil {
+			if err := from.add(f); err != nil {
 				t.Error(err)
+				from.end(err)
 				return
 			}
 		}

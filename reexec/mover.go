@@ -5,6 +5,7 @@ package reexec
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -19,10 +20,9 @@ import (
 // closed here once the other side has said that it has it; it says so before
 // it reads from it. Whatever fails before that, the connection stays.
 type mover struct {
-	conn   *handover.Conn
-	taken  <-chan handover.Taken // its answers
-	silent <-chan struct{}       // closed after the last one
-	log    *slog.Logger
+	conn *handover.Conn
+	*answers
+	log *slog.Logger
 
 	sets   []*keepAlives
 	offers chan *offer
@@ -33,6 +33,37 @@ type mover struct {
 	moved, stayed int // of run's goroutine
 }
 
+// answers are what the other side says, as its reader passes it on.
+type answers struct {
+	taken  chan handover.Taken // has room for one
+	silent chan struct{}       // closed after the last one
+	gone   bool                // it has closed its end; set before silent is closed
+}
+
+func newAnswers() *answers {
+	return &answers{taken: make(chan handover.Taken, 1), silent: make(chan struct{})}
+}
+
+// add takes one answer: the mover waits for one at a time.
+func (a *answers) add(f handover.Frame) error {
+	var t handover.Taken
+	if err := f.Decode(&t); err != nil {
+		return err
+	}
+	select {
+	case a.taken <- t:
+		return nil
+	default:
+		return fmt.Errorf("%w: unexpected %v", handover.ErrFrame, f.Kind)
+	}
+}
+
+// end says why nothing more is read.
+func (a *answers) end(err error) {
+	a.gone = errors.Is(err, io.EOF)
+	close(a.silent)
+}
+
 // offer is a connection whose owner waits for the answer.
 type offer struct {
 	conn   *keepAlive
@@ -41,8 +72,8 @@ type offer struct {
 	answer chan bool // has room for one
 }
 
-func newMover(conn *handover.Conn, taken <-chan handover.Taken, silent <-chan struct{}, log *slog.Logger) *mover {
-	return &mover{conn: conn, taken: taken, silent: silent, log: log, offers: make(chan *offer), done: make(chan struct{}), over: make(chan struct{})}
+func newMover(conn *handover.Conn, from *answers, log *slog.Logger) *mover {
+	return &mover{conn: conn, answers: from, log: log, offers: make(chan *offer), done: make(chan struct{}), over: make(chan struct{})}
 }
 
 // begin moves the connections of these sets, until end.
@@ -147,17 +178,21 @@ func (m *mover) pass(batch []*offer) (kept []bool, err error) {
 	}
 	answer, ok := m.answer()
 	if !ok {
+		var err error
 		select {
 		case <-m.silent:
-			// It did not say that it has them, so it has read nothing of them.
-			return kept, errors.New("the other generation is gone")
-		default:
+			if m.gone {
+				// It did not say that it has them, so it has read nothing of them.
+				return kept, errors.New("the other generation is gone")
+			}
+			err = errors.New("the other generation lives and is not understood: what was sent last is its own")
+		default: // we are to end
 		}
-		// We are to end. It may have them or get them yet, and only one may read.
+		// It may have them or get them yet, and only one may read.
 		for i := range kept {
 			kept[i] = true
 		}
-		return kept, nil
+		return kept, err
 	}
 	for _, i := range answer.Kept {
 		if i < 0 || i >= len(batch) {

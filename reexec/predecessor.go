@@ -31,9 +31,8 @@ type predecessor struct {
 	// signalled says that a SIGUSR2 was kept for us.
 	signalled bool
 
-	version int                 // of the protocol
-	taken   chan handover.Taken // answers to the mover
-	silent  chan struct{}       // closed when nothing more is read from it
+	version int      // of the protocol
+	answers *answers // to the mover
 }
 
 // inherited is what a successor got.
@@ -80,7 +79,7 @@ func join(name, version string) (*predecessor, inherited, error) {
 	}
 	p := &predecessor{
 		process: control.Process{PID: pid}, conn: conn, pidfd: newProcess(pid, -1),
-		taken: make(chan handover.Taken, 1), silent: make(chan struct{}),
+		answers: newAnswers(),
 	}
 	if err := takeStderr(stderr); err != nil {
 		return nil, inherited{}, errors.Join(err, p.close())
@@ -251,16 +250,16 @@ func (p *predecessor) mover(log *slog.Logger) *mover {
 	if !handover.MovesConnections(p.version) {
 		return nil
 	}
-	return newMover(p.conn, p.taken, p.silent, log)
+	return newMover(p.conn, p.answers, log)
 }
 
 // listen reads what the predecessor says, until its end.
 func (p *predecessor) listen(tell report, adopt adopter) {
-	defer close(p.silent)
 	promoted := false
 	for {
 		f, files, err := p.conn.Receive()
 		if err != nil {
+			p.answers.end(err)
 			switch {
 			case errors.Is(err, io.EOF):
 				tell(machine.Orphaned, fmt.Sprintf("predecessor (PID %d) is gone", p.process.PID))
@@ -280,7 +279,8 @@ func (p *predecessor) listen(tell report, adopt adopter) {
 		_ = f.Decode(&why)
 		switch f.Kind {
 		case handover.KindTaken:
-			if err := answered(p.taken, f); err != nil {
+			if err := p.answers.add(f); err != nil {
+				p.answers.end(err)
 				return
 			}
 		case handover.KindServe:

@@ -40,9 +40,8 @@ type successor struct {
 	leaving string
 	wanting string // what it waits for before it is ready
 
-	version int                 // of the protocol, once joined
-	taken   chan handover.Taken // answers to the mover
-	silent  chan struct{}       // closed when nothing more is read from it
+	version int      // of the protocol, once joined
+	answers *answers // to the mover
 
 	gone   chan struct{} // closed when the process has ended
 	ending string        // how, once gone is closed
@@ -104,8 +103,7 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 		pidfd:   newProcess(pid, pidfd),
 		ours:    !underManager,
 		early:   tail{limit: 4 << 10},
-		taken:   make(chan handover.Taken, 1),
-		silent:  make(chan struct{}),
+		answers: newAnswers(),
 		gone:    make(chan struct{}),
 	}
 	earlyDone := make(chan struct{})
@@ -219,7 +217,6 @@ func (c *successor) hurdle() string {
 // follow hands the descriptors over and then reads what the successor says,
 // until its end. It closes the descriptors in list.
 func (c *successor) follow(hello handover.Hello, list []passing, tell report, adopt adopter) {
-	defer close(c.silent)
 	// While it lives our end stays open: its closing says that we are gone.
 	defer func() {
 		go func() {
@@ -232,6 +229,7 @@ func (c *successor) follow(hello handover.Hello, list []passing, tell report, ad
 	for err == nil {
 		err = c.readOne(tell, adopt)
 	}
+	c.answers.end(err)
 	if !errors.Is(err, io.EOF) {
 		// Garbage, or a lost descriptor: it lives, and cannot be trusted.
 		tell(machine.Ill, fmt.Sprintf("successor (PID %d): %v", c.process.PID, err))
@@ -338,7 +336,7 @@ func (c *successor) mover(log *slog.Logger) *mover {
 	if !handover.MovesConnections(c.version) {
 		return nil
 	}
-	return newMover(c.conn, c.taken, c.silent, log)
+	return newMover(c.conn, c.answers, log)
 }
 
 func (c *successor) readOne(tell report, adopt adopter) error {
@@ -351,7 +349,7 @@ func (c *successor) readOne(tell report, adopt adopter) error {
 		adopt(c.conn, f, files)
 		return nil
 	case handover.KindTaken:
-		return answered(c.taken, f)
+		return c.answers.add(f)
 	}
 	closeFiles(files)
 	switch f.Kind {
@@ -375,20 +373,6 @@ func (c *successor) readOne(tell report, adopt adopter) error {
 		return fmt.Errorf("%w: unexpected %v", handover.ErrFrame, f.Kind)
 	}
 	return nil
-}
-
-// answered passes an answer on to the mover, which waits for one at a time.
-func answered(taken chan<- handover.Taken, f handover.Frame) error {
-	var t handover.Taken
-	if err := f.Decode(&t); err != nil {
-		return err
-	}
-	select {
-	case taken <- t:
-		return nil
-	default:
-		return fmt.Errorf("%w: unexpected %v", handover.ErrFrame, f.Kind)
-	}
 }
 
 func closeFiles(files []*os.File) {
