@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -245,6 +246,7 @@ func (p plan) handler(service *reexec.Service) http.Handler {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
+	mux.HandleFunc("GET /goroutines", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(runtime.NumGoroutine()) })
 	mux.HandleFunc("GET /crash", func(http.ResponseWriter, *http.Request) {
 		go panic("crash on demand") // net/http would recover from its own
 		select {}
