@@ -5,6 +5,7 @@ package reexec
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -231,5 +232,105 @@ func (g *httpGeneration) waitCounts(n int) {
 		if time.Now().After(deadline) {
 			g.t.Fatalf("%d connections are open, want %d; %d holders, %d parked; asked %d", g.ln.conns.count(), n, holders, parked, asked)
 		}
+	}
+}
+
+// Whatever a service does with deadlines and keep-alives, its connections move
+// afterwards.
+func TestServicesThatMeddle(t *testing.T) {
+	for name, handler := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"deadlines": func(w http.ResponseWriter, _ *http.Request) {
+			c := http.NewResponseController(w)
+			_ = c.SetReadDeadline(time.Now().Add(time.Hour))
+			_ = c.SetReadDeadline(time.Time{})
+			_ = c.SetWriteDeadline(time.Now().Add(time.Hour))
+		},
+		"body unread": func(http.ResponseWriter, *http.Request) {},
+		"full duplex": func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			_, _ = w.Write(nil)
+			_ = http.NewResponseController(w).Flush()
+			_, _ = io.Copy(io.Discard, r.Body)
+		},
+		"flush": func(w http.ResponseWriter, _ *http.Request) { _ = http.NewResponseController(w).Flush() },
+	} {
+		for _, network := range []string{"tcp", "unix"} {
+			t.Run(name+" "+network, func(t *testing.T) {
+				address := "127.0.0.1:0"
+				if network == "unix" {
+					address = t.TempDir() + "/s"
+				}
+				a := generationOn(t, firstInventory(t), &http.Server{Handler: http.HandlerFunc(handler), ReadTimeout: patience, IdleTimeout: patience}, network, address)
+				c, old := dialHTTP(t, a.ln.Addr()), dialHTTP(t, a.ln.Addr())
+				if resp := c.ask("1"); resp.Close {
+					t.Fatal("the answer leads away")
+				}
+				// HTTP/1.0 with keep-alive.
+				old.write("POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n1")
+				stays := !old.receive().Close
+				want := 1
+				if stays {
+					want = 2
+				}
+				a.waitPhase(waiting, want)
+				b := generationOn(t, nextInventory(t, a.inv), &http.Server{Handler: echo("B")}, network, address)
+				l := linked(t, b, nil)
+				a.moveTo(l)
+				a.mustEnd()
+				c.mustAsk("2", "B: 2")
+				if stays {
+					old.write("POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n2")
+					old.answer("B: 2")
+				}
+				if l.adopted() != want {
+					t.Errorf("%d were adopted, want %d", l.adopted(), want)
+				}
+			})
+		}
+	}
+}
+
+// Two servers take turns on one listener.
+func TestTwoServersOnOneListener(t *testing.T) {
+	const clients = 20
+	pair := func(inv *inventory, name string) *httpGeneration {
+		g := newHTTPGeneration(t, inv, &http.Server{Handler: echo(name)})
+		second := newHTTPServer(&http.Server{Handler: echo(name)}, g.ln)
+		g.drain.servers = append(g.drain.servers, second)
+		served := make(chan error, 1)
+		go func() { served <- second.serve() }()
+		t.Cleanup(func() {
+			g.begin(successors)
+			g.drain.abandon()
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+		g.serving()
+		for second.keepAlives.Load() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		g.inv.accept()
+		return g
+	}
+	gen := pair(firstInventory(t), "0")
+	var all []*httpClient
+	for range clients {
+		c := dialHTTP(t, gen.ln.Addr())
+		c.mustAsk("1", "0: 1")
+		all = append(all, c)
+	}
+	for i := range 3 {
+		next := pair(nextInventory(t, gen.inv), fmt.Sprint(i+1))
+		l := linked(t, next, nil)
+		gen.moveTo(l)
+		gen.mustEnd()
+		for _, c := range all {
+			c.mustAsk("2", fmt.Sprintf("%d: 2", i+1))
+		}
+		if l.adopted() != clients {
+			t.Errorf("%d were adopted, want %d", l.adopted(), clients)
+		}
+		gen = next
 	}
 }

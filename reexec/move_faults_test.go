@@ -186,3 +186,36 @@ func (s *service) signaller(pid int) func(syscall.Signal) {
 		}
 	}
 }
+
+// A second upgrade is asked for while the connections of the first one still move.
+// Each client is answered; one that was on its way to a version that drains
+// already may be led away.
+func TestUpgradeDuringMove(t *testing.T) {
+	environments(t, func(t *testing.T, managed bool) {
+		const n = 2000
+		p := quick()
+		p.Probation, p.Beat = time.Microsecond, patience/10
+		s := start(t, setup{plan: p, managed: managed})
+		clients := dialMany(t, s.address(0), n)
+		allMustAsk(t, clients, "before", s.first)
+		s.release("v2", nil)
+		second := s.mustUpgrade().PID
+		s.release("v3", nil)
+		third := s.mustUpgrade().PID
+		leads := 0
+		for i, c := range clients {
+			pid, led, err := c.ask(fmt.Sprint("client ", i))
+			if err != nil || !led && pid != s.first && pid != second && pid != third {
+				t.Fatalf("client %d: PID %d, %v", i, pid, err)
+			}
+			if led {
+				leads++
+			}
+		}
+		// Both end when they have no connection left.
+		s.waitGone(s.first)
+		s.waitGone(second)
+		t.Logf("%d of %d were led away, %d adopted", leads, n, s.status().Adopted)
+		s.mustServe(third)
+	})
+}
