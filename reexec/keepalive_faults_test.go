@@ -334,3 +334,30 @@ func TestTwoServersOnOneListener(t *testing.T) {
 		gen = next
 	}
 }
+
+// The drain deadline ends the wait for one that hangs. So does a service that
+// closes its idle connections itself, which first waits for the mover.
+func TestWaitForReceiverThatHangsEnds(t *testing.T) {
+	for name, end := range map[string]func(*httpGeneration){
+		"deadline": func(a *httpGeneration) { a.mustWait(); a.drain.abandon() },
+		"service":  func(a *httpGeneration) { a.server.srv.SetKeepAlivesEnabled(false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := firstGeneration(t, &http.Server{Handler: echo("A")})
+			c := dialHTTP(t, a.ln.Addr())
+			c.mustAsk("1", "A: 1")
+			a.waitPhase(waiting, 1)
+			b := a.following(&http.Server{Handler: echo("B")})
+			hangs := make(chan struct{})
+			l := linked(t, b, func(_ *link, _ handover.Frame, files []*os.File) {
+				closeFiles(files)
+				close(hangs)
+			})
+			a.moveTo(l)
+			<-hangs
+			end(a)
+			a.mustEnd()
+			c.mustBeClosed()
+		})
+	}
+}
