@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -146,6 +147,25 @@ func TestOpenBinaryRefuses(t *testing.T) {
 				t.Errorf("error %q, want it to name the path and to say %q", err, c.want)
 			}
 		})
+	}
+}
+
+// A limit that is too low for an upgrade is named.
+func TestOpenBinaryAtLowLimit(t *testing.T) {
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: minExecFD, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openBinary("/bin/true"); err == nil || !strings.Contains(err.Error(), "raise LimitNOFILE=") {
+		t.Errorf("error is %v", err)
 	}
 }
 
