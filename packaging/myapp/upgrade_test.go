@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 	})
 	// Tests on the stand-in wait for processes more than they compute. The command line has the last word.
-	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+	if err := flag.Set("test.parallel", strconv.Itoa(8*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
 	activationtest.Main(m)
