@@ -150,22 +150,22 @@ func (s *Service) check() error {
 	known := []Capability{Overlaps, ReportsFailure, RollsBack, HeldSockets, Restarts}
 	for _, c := range s.Has {
 		if _, both := s.Lacks[c]; both {
-			return fmt.Errorf("Has and Lacks have %q: must be in one of them", c)
+			return fmt.Errorf("reexectest: Service.Has and Lacks have %q: must be in one of them", c)
 		}
 		if !slices.Contains(known, c) {
-			return fmt.Errorf("Has has %q: must be one of %q", c, known)
+			return fmt.Errorf("reexectest: Service.Has has %q: must be one of %q", c, known)
 		}
 	}
 	for c := range s.Lacks {
 		if !slices.Contains(known, c) {
-			return fmt.Errorf("Lacks has %q: must be one of %q", c, known)
+			return fmt.Errorf("reexectest: Service.Lacks has %q: must be one of %q", c, known)
 		}
 	}
 	if s.Upgrades < 0 {
-		return fmt.Errorf("Upgrades=%d: must be positive, or 0 for the default", s.Upgrades)
+		return fmt.Errorf("reexectest: Service.Upgrades=%d: must be positive, or 0 for the default", s.Upgrades)
 	}
 	if s.Prompt < 0 {
-		return fmt.Errorf("Prompt=%v: must be positive, or 0 for the default", s.Prompt)
+		return fmt.Errorf("reexectest: Service.Prompt=%v: must be positive, or 0 for the default", s.Prompt)
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func look(s Service) (*conformance, error) {
 		return nil, errors.New("reexectest: Service.Clients is nil: nobody would notice what is lost")
 	}
 	if err := s.check(); err != nil {
-		return nil, fmt.Errorf("reexectest: Service.%w", err)
+		return nil, err
 	}
 	if s.Upgrades == 0 {
 		s.Upgrades = 5
