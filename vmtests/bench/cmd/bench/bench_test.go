@@ -157,7 +157,7 @@ func jsonOf(t *testing.T, v any) string {
 func TestBenchmark(t *testing.T) {
 	b := sharedBench(t)
 	dir := t.TempDir()
-	measured, err := choose("peers", "holdfast,grace", peers, func(p peer) string { return p.name })
+	measured, err := choose("peers", "holdfast,tableflip-lameduck", peers, func(p peer) string { return p.name })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,9 +184,9 @@ func TestBenchmark(t *testing.T) {
 		t.Fatalf("%d cells, want 6; broken: %q", len(r.Cells), r.broken)
 	}
 	for _, c := range r.Cells {
-		if c.Workload == "udp" && c.Peer == "grace" {
+		if c.Workload == "udp" && c.Peer == "tableflip-lameduck" {
 			if c.Skipped == "" {
-				t.Error("grace cannot serve datagrams, and the result does not say so")
+				t.Error("tableflip-lameduck has no recipe for datagrams, and the result does not say so")
 			}
 			continue
 		}
@@ -202,7 +202,7 @@ func TestBenchmark(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, want := range []string{"http2: ", "grace: not measured: its recipe has no udp", "p99.9 to steady", "SIGUSR2; gracehttp.Serve"} {
+	for _, want := range []string{"http2: ", "tableflip-lameduck: not measured: its recipe has no udp", "p99.9 to steady", "SIGHUP; closes the listener, Connection: close for 1 s"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
