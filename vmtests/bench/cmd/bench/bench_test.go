@@ -210,16 +210,16 @@ func TestBenchmark(t *testing.T) {
 }
 
 func TestArguments(t *testing.T) {
-	for want, args := range map[string][]string{
-		`-peers: "nobody": must be of holdfast,tableflip,`: {"-peers=holdfast,nobody"},
-		`-workloads: "rest": must be of new,`:              {"-workloads=rest"},
-		`-on=moon: must be container or stand-in`:          {"-on=moon"},
-		`argument "more"`: {"more"},
-		`-upgrades`:       {"-upgrades=0"},
+	for _, test := range []struct{ arg, want string }{
+		{"-peers=holdfast,nobody", `-peers: "nobody": must be of holdfast,tableflip,`},
+		{"-workloads=rest", `-workloads: "rest": must be of new,`},
+		{"-on=moon", `-on=moon: must be container or stand-in`},
+		{"more", `argument "more"`},
+		{"-upgrades=0", `-upgrades`},
 	} {
-		err := benchmark(t.Context(), args, &bytes.Buffer{}, os.Stderr)
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", args, err, want)
+		err := benchmark(t.Context(), []string{test.arg}, &bytes.Buffer{}, os.Stderr)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q: %v, want %q", test.arg, err, test.want)
 		}
 	}
 }
