@@ -75,20 +75,13 @@ func strays(given, files map[string]string) error {
 // extends says whether the drop-ins of base may be for a unit, its instances or
 // all of its kind. Package unit has the last word.
 func extends(base, unitName string) bool {
-	prefix, kind, _ := cutLast(base, ".")
-	own, ownKind, _ := cutLast(unitName, ".")
-	if kind != ownKind {
+	kind := filepath.Ext(base)
+	if kind != filepath.Ext(unitName) {
 		return false
 	}
+	prefix, own := strings.TrimSuffix(base, kind), strings.TrimSuffix(unitName, kind)
 	template, _, instance := strings.Cut(prefix, "@")
 	return prefix == own || instance && template+"@" == own || strings.HasSuffix(prefix, "-") && strings.HasPrefix(own, prefix)
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
 }
 
 // shortName makes a name that may be anything fit for a message.
