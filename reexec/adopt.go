@@ -20,8 +20,7 @@ import (
 // adopter is [Service.adopt].
 type adopter func(conn *handover.Conn, f handover.Frame, files []*os.File)
 
-// adopt takes waiting connections over from another generation, and says which
-// of them. It says so before it reads from them: what it has not claimed is
+// adopt takes connections over from another generation, and says which of them. It says so before it reads from them: what it has not claimed is
 // the other's.
 func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File) {
 	var list handover.Connections
@@ -29,7 +28,7 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 		s.log.Error("adopt connections", "error", err)
 	}
 	answer := handover.Taken{Count: len(list.List)}
-	var kept []*keepAlive
+	var kept []adopted
 	var refused error
 	room := roomForFiles()
 	for i, file := range files {
@@ -38,7 +37,7 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 			refused = errNoRoom
 			continue
 		}
-		c, err := s.inv.adopt(list.List[i], file)
+		c, err := s.inv.adoptAny(list.List[i], file)
 		if err != nil {
 			refused = err
 			continue
@@ -57,16 +56,35 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 	if err == nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 		// They are ours, also if the other one is dead.
 		for _, c := range kept {
-			go c.park()
+			c.begin()
 		}
 		return
 	}
 	s.log.Error("adopt connections", "error", err)
 	s.countAdopted(-len(kept))
 	for _, c := range kept {
-		_ = c.Close()
-		c.set.listener.release()
+		c.giveBack()
 	}
+}
+
+// adopted is a connection that another generation has sent.
+type adopted interface {
+	begin()    // it is ours
+	giveBack() // it is the other's still
+}
+
+func (inv *inventory) adoptAny(d handover.Connection, file *os.File) (adopted, error) {
+	if d.Session != "" {
+		return inv.adoptSession(d, file)
+	}
+	return inv.adopt(d, file)
+}
+
+func (c *keepAlive) begin() { go c.park() }
+
+func (c *keepAlive) giveBack() {
+	_ = c.Close()
+	c.set.listener.release()
 }
 
 // errNoRoom is why connections are given back.

@@ -4,14 +4,25 @@ package reexec
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 )
 
-// drain ends what this generation still has to answer.
+// ErrDrainTimeout is the cause of the end of a context that [Service.OnDrain]
+// has passed, when the drain has taken too long.
+var ErrDrainTimeout = errors.New("the drain timeout is over")
+
+// errHurry is the cause when a person does not want to wait.
+var errHurry = errors.New("the service is to end at once")
+
+// drain ends what this generation still has to answer: the connections of its
+// listeners, its HTTP servers, and what the service has registered.
 type drain struct {
-	inv     *inventory
-	servers []*httpServer
-	mover   *mover // nil if there is nobody to move to
+	inv       *inventory
+	servers   []*httpServer
+	finishers []*finisher
+	mover     *mover // nil if there is nobody to move to
 
 	once      sync.Once
 	draining  chan struct{} // closed when it begins
@@ -19,10 +30,22 @@ type drain struct {
 	hurry     chan struct{} // closed when idle connections need not be waited for
 	hurryOnce sync.Once
 	cutOnce   sync.Once
+
+	ending context.Context // of the finishers
+	end    context.CancelCauseFunc
+	record record
+}
+
+// finisher is what the service has registered by [Service.OnDrain].
+type finisher struct {
+	name   string
+	finish func(context.Context) error
 }
 
 func newDrain(inv *inventory) *drain {
-	return &drain{inv: inv, draining: make(chan struct{}), abandoned: make(chan struct{}), hurry: make(chan struct{})}
+	d := &drain{inv: inv, draining: make(chan struct{}), abandoned: make(chan struct{}), hurry: make(chan struct{})}
+	d.ending, d.end = context.WithCancelCause(context.Background())
+	return d
 }
 
 // begin closes the listeners and waits for the connections in a goroutine of
@@ -39,23 +62,47 @@ func (d *drain) begin(paths ownership, done func(error)) {
 				h.leading.Store(true)
 			}
 		}
+		if d.mover != nil {
+			d.mover.begin(sets) // before anybody learns that sessions may move
+		}
 		close(d.draining)
 		err := d.inv.close(paths)
-		if d.mover != nil {
-			d.mover.begin(sets)
-		}
+		d.record.begin(time.Now())
+		finished := d.finish()
 		go func() {
-			d.wait()
+			d.wait(finished)
 			done(err)
 		}()
 	})
+}
+
+// finish tells all that was registered, and returns a channel that is closed
+// when they have finished.
+func (d *drain) finish() <-chan struct{} {
+	var all sync.WaitGroup
+	for _, f := range d.finishers {
+		over := d.record.hold(f.name, func() int { return 0 })
+		all.Go(func() { over(f.finish(d.ending)) })
+	}
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	return done
+}
+
+// farewell is how long before the deadline those who are left are told: time
+// for a last word to their clients.
+func farewell(timeout time.Duration) time.Duration { return min(time.Second, timeout/10) }
+
+// deadline says when the rest will be cut. It may be said again.
+func (d *drain) deadline(timeout time.Duration) (stop func() bool) {
+	return time.AfterFunc(timeout-farewell(timeout), func() { d.end(ErrDrainTimeout) }).Stop
 }
 
 // now goes on without waiting for idle connections: there is no successor to
 // lead clients to, or the service stops.
 func (d *drain) now() { d.hurryOnce.Do(func() { close(d.hurry) }) }
 
-func (d *drain) wait() {
+func (d *drain) wait(finished <-chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -65,15 +112,19 @@ func (d *drain) wait() {
 		case <-ctx.Done():
 		}
 	}()
-	listeners := d.inv.all()
-	stop := make(chan struct{})
 	var empty sync.WaitGroup
-	for _, l := range listeners {
+	for _, conns := range d.inv.connections() {
+		over := func(error) {}
+		if conns.count() > 0 {
+			over = d.record.hold(conns.name, conns.count)
+		}
 		empty.Go(func() {
 			select {
-			case <-l.closed:
-				l.conns.wait(stop)
-			case <-stop:
+			case <-conns.closed:
+				if conns.wait(d.abandoned) {
+					over(nil)
+				}
+			case <-d.abandoned:
 			}
 		})
 	}
@@ -81,10 +132,15 @@ func (d *drain) wait() {
 	go func() { empty.Wait(); close(none) }()
 	select {
 	case <-none:
+		// What is registered may have sessions to move.
+		select {
+		case <-finished:
+		case <-d.hurry:
+		case <-ctx.Done():
+		}
 	case <-d.hurry:
 	case <-ctx.Done():
 	}
-	close(stop)
 	d.stay()
 
 	var servers sync.WaitGroup
@@ -99,8 +155,10 @@ func (d *drain) wait() {
 	}
 	// What no server closes: hijacked connections, and those of listeners that
 	// the service serves itself.
-	for _, l := range listeners {
-		l.conns.wait(d.abandoned)
+	<-none
+	select {
+	case <-finished:
+	case <-d.abandoned:
 	}
 }
 
@@ -120,6 +178,8 @@ func (d *drain) stay() {
 // abandon cuts what is left.
 func (d *drain) abandon() {
 	d.cutOnce.Do(func() {
+		d.record.cut()
+		d.end(errHurry) // if it has not ended yet
 		close(d.abandoned)
 		d.stay()
 		for _, h := range d.servers {
@@ -127,6 +187,9 @@ func (d *drain) abandon() {
 		}
 		for _, l := range d.inv.all() {
 			l.abandon()
+		}
+		for _, k := range d.inv.sessionKinds() {
+			k.conns.abandon()
 		}
 	})
 }

@@ -39,6 +39,7 @@ type inventory struct {
 	bound     []boundSocket // bound by an earlier generation, not claimed yet
 	listeners []*listener
 	packets   []*packetConn
+	sessions  []*sessionKind
 	closed    bool
 }
 
@@ -224,13 +225,25 @@ func (inv *inventory) close(paths ownership) error {
 	return errors.Join(errs...)
 }
 
-// openConnections counts what is still open on all listeners.
-func (inv *inventory) openConnections() int {
+// connections are those of all listeners and kinds of sessions.
+func (inv *inventory) connections() []*connections {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	n := 0
+	var all []*connections
 	for _, l := range inv.listeners {
-		n += l.conns.count()
+		all = append(all, l.conns)
+	}
+	for _, k := range inv.sessions {
+		all = append(all, k.conns)
+	}
+	return all
+}
+
+// openConnections counts what is still open.
+func (inv *inventory) openConnections() int {
+	n := 0
+	for _, conns := range inv.connections() {
+		n += conns.count()
 	}
 	return n
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
 // keepAlives are the connections of one server that may move to another
@@ -307,7 +309,11 @@ func (c *keepAlive) offer(m *mover, left time.Duration) (moved bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	err = raw.Control(func(fd uintptr) { moved = m.offer(c, int(fd), left) })
+	o := &offer{Connection: handover.Connection{Listener: c.set.listener.name, Left: left}, set: c.set}
+	err = raw.Control(func(fd uintptr) {
+		o.fd = int(fd)
+		moved = m.offer(o) == taken
+	})
 	return moved, err
 }
 

@@ -646,7 +646,7 @@ func TestConnectionsThatAreNotTakenStay(t *testing.T) {
 			b := a.following(&http.Server{Handler: echo("B")})
 			l := linked(t, b, receive)
 			a.moveTo(l)
-			<-l.mover.over
+			<-l.mover.settled
 			a.mustWait()
 			for _, c := range all {
 				if resp := c.ask("2"); !resp.Close {
@@ -687,7 +687,7 @@ func TestReceiverWithoutRoom(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	a.moveTo(l)
-	<-l.mover.over
+	<-l.mover.settled
 	stayed := 0
 	for _, c := range all {
 		if resp := c.ask("2"); resp.Close {

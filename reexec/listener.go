@@ -105,6 +105,7 @@ func newListener(name string, lanes []*lane, g *gate) *listener {
 	for _, lane := range lanes {
 		go l.run(lane)
 	}
+	l.conns.name, l.conns.closed = name, l.closed
 	return l
 }
 
@@ -272,8 +273,11 @@ func (l *listener) abandon() {
 // Addr is the address of the first socket.
 func (l *listener) Addr() net.Addr { return l.lanes[0].Addr() }
 
-// connections are the open connections that one listener has accepted.
+// connections are the open connections of one listener, or sessions of one kind.
 type connections struct {
+	name   string
+	closed <-chan struct{} // no more will come
+
 	mu      sync.Mutex
 	open    map[*trackedConn]struct{}
 	changed chan struct{} // closed and replaced when open becomes empty
@@ -343,19 +347,19 @@ func (c *connections) count() int {
 	return len(c.open)
 }
 
-// wait returns when none is open, or when stop is closed.
-func (c *connections) wait(stop <-chan struct{}) {
+// wait returns true when none is open, or false when stop is closed.
+func (c *connections) wait(stop <-chan struct{}) bool {
 	for {
 		c.mu.Lock()
 		n, changed := len(c.open), c.changed
 		c.mu.Unlock()
 		if n == 0 {
-			return
+			return true
 		}
 		select {
 		case <-changed:
 		case <-stop:
-			return
+			return false
 		}
 	}
 }

@@ -284,7 +284,7 @@ func TestMoveWaitsForRoomOnTheWay(t *testing.T) {
 			if v.Outcome != control.Upgraded {
 				t.Fatalf("verdict %+v", v)
 			}
-			s.waitLog(s.first, "idle connections wait: too many descriptors of this user are on their way")
+			s.waitLog(s.first, "connections wait: too many descriptors of this user are on their way")
 			if st := s.status(); st.Adopted != 0 {
 				t.Errorf("%d connections were adopted, want none", st.Adopted)
 			}

@@ -16,9 +16,10 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
-// mover passes waiting connections on to another generation. A connection is
-// closed here once the other side has said that it has it; it says so before
-// it reads from it. Whatever fails before that, the connection stays.
+// mover passes connections on to another generation: idle ones of HTTP, and
+// sessions. A connection is closed here once the other side has said that it has
+// it; it says so before it reads from it. Whatever fails before that, the
+// connection stays.
 type mover struct {
 	conn *handover.Conn
 	*answers
@@ -30,7 +31,13 @@ type mover struct {
 	once   sync.Once
 	over   chan struct{} // closed when run has returned
 
-	moved, stayed int // of run's goroutine
+	// settled is closed when no more idle connections will move; sessions may.
+	settled    chan struct{}
+	settleOnce sync.Once
+
+	// Of run's goroutine.
+	next          *offer // did not fit into the last frame
+	moved, stayed int    // idle connections
 }
 
 // answers are what the other side says, as its reader passes it on.
@@ -66,14 +73,23 @@ func (a *answers) end(err error) {
 
 // offer is a connection whose owner waits for the answer.
 type offer struct {
-	conn   *keepAlive
+	handover.Connection
+	set    *keepAlives // of an idle connection; nil for a session
 	fd     int
-	left   time.Duration
-	answer chan bool // has room for one
+	answer chan fate // has room for one
 }
 
+// fate is what became of an offer.
+type fate int
+
+const (
+	unsent  fate = iota // there is nobody to move to
+	refused             // the other side has no room, or nobody for it
+	taken
+)
+
 func newMover(conn *handover.Conn, from *answers, log *slog.Logger) *mover {
-	return &mover{conn: conn, answers: from, log: log, offers: make(chan *offer), done: make(chan struct{}), over: make(chan struct{})}
+	return &mover{conn: conn, answers: from, log: log, offers: make(chan *offer), done: make(chan struct{}), over: make(chan struct{}), settled: make(chan struct{})}
 }
 
 // begin moves the connections of these sets, until end.
@@ -95,15 +111,15 @@ func (m *mover) end() {
 	})
 }
 
-// offer returns whether the connection has moved. It is called by the
-// connection's reader.
-func (m *mover) offer(c *keepAlive, fd int, left time.Duration) bool {
-	o := &offer{conn: c, fd: fd, left: left, answer: make(chan bool, 1)}
+// offer returns what became of the connection. It is called by who would read
+// from it otherwise, and waits for the other side.
+func (m *mover) offer(o *offer) fate {
+	o.answer = make(chan fate, 1)
 	select {
 	case m.offers <- o:
 		return <-o.answer
 	case <-m.done:
-		return false
+		return unsent
 	}
 }
 
@@ -111,31 +127,34 @@ func (m *mover) run() {
 	defer close(m.over)
 	defer func() {
 		m.end()
-		m.log.Info("idle connections have moved", "moved", m.moved, "stayed", m.stayed)
+		if m.next != nil {
+			m.next.answer <- unsent
+		}
+		m.settle()
 	}()
-	for m.moving() {
-		var batch []*offer
-		select {
-		case o := <-m.offers:
-			batch = m.more(o)
-		case <-m.silent:
-			return
-		case <-m.done:
+	for {
+		if !m.moving() {
+			m.settle()
+		}
+		batch := m.batch()
+		if len(batch) == 0 {
 			return
 		}
-		kept, err := m.pass(batch)
+		fates, err := m.pass(batch)
 		if err != nil {
-			m.log.Warn("idle connections stay", "error", err)
+			m.log.Warn("connections stay", "error", err)
 			m.end()
 		}
 		for i, o := range batch {
-			if kept[i] {
+			switch {
+			case o.set == nil:
+			case fates[i] == taken:
 				m.moved++
-			} else {
+			default:
 				m.stayed++
-				o.conn.set.stay()
+				o.set.stay()
 			}
-			o.answer <- kept[i]
+			o.answer <- fates[i]
 		}
 		if err != nil {
 			return
@@ -143,38 +162,61 @@ func (m *mover) run() {
 	}
 }
 
-// moving is false once the other side has refused a connection of every
+// settle says what became of idle connections.
+func (m *mover) settle() {
+	m.settleOnce.Do(func() {
+		close(m.settled)
+		if len(m.sets) > 0 {
+			m.log.Info("idle connections have moved", "moved", m.moved, "stayed", m.stayed)
+		}
+	})
+}
+
+// moving is false once the other side has refused an idle connection of every
 // server: it has no room, or no such server.
 func (m *mover) moving() bool {
 	return slices.ContainsFunc(m.sets, func(s *keepAlives) bool { return s.moving() == m })
 }
 
-// more collects what is offered at the same time.
-func (m *mover) more(first *offer) []*offer {
-	batch := []*offer{first}
-	for len(batch) < handover.MaxDescriptors {
+// batch waits for an offer, and collects what is offered at the same time and
+// fits into one frame. It returns nothing when the move is over.
+func (m *mover) batch() (batch []*offer) {
+	if m.next == nil {
 		select {
-		case o := <-m.offers:
-			batch = append(batch, o)
+		case m.next = <-m.offers:
+		case <-m.silent:
+			return nil
+		case <-m.done:
+			return nil
+		}
+	}
+	room := handover.MaxPayload - len(`{"list":[]}`)
+	for {
+		if room -= m.next.Size(); room < 0 && len(batch) > 0 || len(batch) == handover.MaxDescriptors {
+			return batch
+		}
+		batch = append(batch, m.next)
+		m.next = nil
+		select {
+		case m.next = <-m.offers:
 		default:
 			return batch
 		}
 	}
-	return batch
 }
 
-// pass sends one batch and returns which of it the other side has. There is
-// one on its way at a time, so that an answer can be about nothing else.
-func (m *mover) pass(batch []*offer) (kept []bool, err error) {
-	kept = make([]bool, len(batch))
+// pass sends one batch and returns what became of it. There is one on its way at
+// a time, so that an answer can be about nothing else.
+func (m *mover) pass(batch []*offer) (fates []fate, err error) {
+	fates = make([]fate, len(batch))
 	var list handover.Connections
 	fds := make([]int, len(batch))
 	for i, o := range batch {
-		list.List = append(list.List, handover.Connection{Listener: o.conn.set.listener.name, Left: o.left})
+		list.List = append(list.List, o.Connection)
 		fds[i] = o.fd
 	}
 	if err := m.send(list, fds); err != nil {
-		return kept, err
+		return fates, err
 	}
 	answer, ok := m.answer()
 	if !ok {
@@ -183,27 +225,30 @@ func (m *mover) pass(batch []*offer) (kept []bool, err error) {
 		case <-m.silent:
 			if m.gone {
 				// It did not say that it has them, so it has read nothing of them.
-				return kept, errors.New("the other generation is gone")
+				return fates, errors.New("the other generation is gone")
 			}
 			err = errors.New("the other generation lives and is not understood: what was sent last is its own")
 		default: // we are to end
 		}
 		// It may have them or get them yet, and only one may read.
-		for i := range kept {
-			kept[i] = true
+		for i := range fates {
+			fates[i] = taken
 		}
-		return kept, err
+		return fates, err
+	}
+	for i := range fates {
+		fates[i] = refused
 	}
 	for _, i := range answer.Kept {
 		if i < 0 || i >= len(batch) {
-			return kept, fmt.Errorf("%w: connection %d of %d was taken", handover.ErrFrame, i, len(batch))
+			return fates, fmt.Errorf("%w: connection %d of %d was taken", handover.ErrFrame, i, len(batch))
 		}
-		kept[i] = true
+		fates[i] = taken
 	}
 	if answer.Count != len(batch) {
-		return kept, fmt.Errorf("%w: %d connections were sent, the answer is about %d", handover.ErrFrame, len(batch), answer.Count)
+		return fates, fmt.Errorf("%w: %d connections were sent, the answer is about %d", handover.ErrFrame, len(batch), answer.Count)
 	}
-	return kept, nil
+	return fates, nil
 }
 
 // While too many descriptors of this user are on their way, also those of other
@@ -219,7 +264,7 @@ func (m *mover) send(list handover.Connections, fds []int) error {
 	if !errors.Is(err, unix.ETOOMANYREFS) {
 		return err
 	}
-	m.log.Info("idle connections wait: too many descriptors of this user are on their way")
+	m.log.Info("connections wait: too many descriptors of this user are on their way")
 	limit := time.After(crowdedLimit)
 	for errors.Is(err, unix.ETOOMANYREFS) {
 		select {

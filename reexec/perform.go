@@ -108,6 +108,7 @@ func (s *Service) perform(a machine.Action) {
 	case machine.Abandon:
 		s.log.Warn("connections are cut", "open", s.inv.openConnections(), "after", s.opts.DrainTimeout)
 		s.drain.abandon()
+		s.reportDrain()
 	case machine.ReplyUpgraded:
 		s.reply(control.Upgraded)
 	case machine.ReplyRefused:
@@ -395,6 +396,7 @@ func (s *Service) becomeMain() {
 		}
 	}
 	s.mu.Unlock()
+	close(s.main)
 	if r.early || s.predecessor != nil && s.predecessor.signalled {
 		r.early = false
 		// The loop must not wait for itself.
@@ -442,7 +444,36 @@ func (s *Service) retire() {
 	r.control.close()
 }
 
-func (s *Service) drained(err error) { s.send(event{kind: machine.Drained, err: err}) }
+func (s *Service) drained(err error) {
+	select {
+	case <-s.drain.abandoned:
+	default:
+		s.reportDrain()
+	}
+	s.send(event{kind: machine.Drained, err: err})
+}
+
+// reportDrain says what the drain has waited for, in the log and to the next
+// main, whose status shows it.
+func (s *Service) reportDrain() {
+	d := s.drain.record.report(s.self())
+	var heldUp []string
+	for _, h := range d.Holders {
+		heldUp = append(heldUp, h.String())
+	}
+	s.log.Info("drained", "seconds", d.Seconds, "waited for", heldUp)
+	if s.run.handedOver {
+		// It need not be heard: the next main may be gone, or draining itself.
+		_ = s.run.successor.conn.Send(handover.KindDrained, handover.Drained{Drain: d})
+	}
+}
+
+// noteDrain is the predecessor's report.
+func (s *Service) noteDrain(d control.Drain) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastDrain = &d
+}
 
 // reply ends the upgrade under way: one verdict for those who asked for it,
 // busy for those who came later.

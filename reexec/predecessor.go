@@ -254,7 +254,7 @@ func (p *predecessor) mover(log *slog.Logger) *mover {
 }
 
 // listen reads what the predecessor says, until its end.
-func (p *predecessor) listen(tell report, adopt adopter) {
+func (p *predecessor) listen(tell report, adopt adopter, drained func(control.Drain)) {
 	promoted := false
 	for {
 		f, files, err := p.conn.Receive()
@@ -295,6 +295,11 @@ func (p *predecessor) listen(tell report, adopt adopter) {
 			tell(machine.Undo, why.Reason)
 		case handover.KindStop:
 			tell(machine.Stop, why.Reason)
+		case handover.KindDrained:
+			var d handover.Drained
+			if f.Decode(&d) == nil {
+				drained(d.Drain)
+			}
 		}
 	}
 }

@@ -65,7 +65,8 @@ type runner struct {
 	control     *controlServer
 	watchdog    context.CancelFunc
 	handedOver  bool
-	err         error // what Run returns
+	farewell    func() bool // ends the timer of the drain's last words
+	err         error       // what Run returns
 	interrupts  int
 }
 
@@ -112,6 +113,9 @@ func (s *Service) Run(ctx context.Context) error {
 				s.send(event{kind: machine.Failed, err: fmt.Errorf("serve %v: %w", h.ln.Addr(), err), reason: err.Error()})
 			}
 		}()
+	}
+	for _, w := range s.workers {
+		go s.runWorker(w)
 	}
 	healthy, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -377,6 +381,10 @@ func (s *Service) enter(next machine.State, e event) {
 	if d := s.deadline(next); d > 0 {
 		r.timer = time.NewTimer(d)
 		r.timerC = r.timer.C
+		if next != machine.Starting {
+			r.farewell()
+			r.farewell = s.drain.deadline(d)
+		}
 	}
 	if next == machine.Probation {
 		r.beats = newBeats(s.opts.Probation)
@@ -496,6 +504,7 @@ func (s *Service) cleanUp() {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	r.farewell()
 	for _, cancel := range []context.CancelFunc{r.cancelCheck, r.trial, r.watchdog} {
 		if cancel != nil {
 			cancel()

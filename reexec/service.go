@@ -3,6 +3,7 @@
 package reexec
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -35,28 +36,31 @@ type Service struct {
 	generation  int
 	predecessor *predecessor // nil in the first generation
 
-	inv   *inventory
-	drain *drain
+	inv     *inventory
+	drain   *drain
+	workers []*worker
 
 	events   chan event
 	upgrades chan os.Signal // SIGUSR2
 	stops    chan os.Signal // SIGTERM and SIGINT, which no flood of others may displace
 	done     chan struct{}  // closed when Run returns
+	main     chan struct{}  // closed when this generation becomes main
 
 	controlListener *net.UnixListener // nil without a runtime directory
 
 	run runner // used by Run's goroutine only
 
-	mu       sync.Mutex // what others may ask for
-	state    machine.State
-	since    time.Time
-	child    *control.Process
-	elders   []*elder
-	last     *control.Verdict
-	adopting bool
-	adopted  int // connections that came from other generations
-	watchers map[*watcher]bool
-	running  bool
+	mu        sync.Mutex // what others may ask for
+	state     machine.State
+	since     time.Time
+	child     *control.Process
+	elders    []*elder
+	last      *control.Verdict
+	adopting  bool
+	adopted   int // connections that came from other generations
+	lastDrain *control.Drain
+	watchers  map[*watcher]bool
+	running   bool
 }
 
 var (
@@ -97,9 +101,11 @@ func New(opts Options) (_ *Service, err error) {
 		upgrades: make(chan os.Signal, 1),
 		stops:    make(chan os.Signal, 4),
 		done:     make(chan struct{}),
+		main:     make(chan struct{}),
 
 		watchers: map[*watcher]bool{},
 	}
+	s.run.farewell = func() bool { return false }
 	signal.Notify(s.upgrades, syscall.SIGUSR2)
 	pred, got, err := join(opts.Name, opts.Version)
 	if err != nil {
@@ -132,7 +138,7 @@ func New(opts Options) (_ *Service, err error) {
 		return nil, err
 	}
 	if pred != nil {
-		go pred.listen(s.post, s.adopt)
+		go pred.listen(s.post, s.adopt, s.noteDrain)
 	}
 	exists = true
 	return s, nil
@@ -185,11 +191,41 @@ func (s *Service) Serve(srv *http.Server, ln net.Listener) {
 	s.drain.servers = append(s.drain.servers, newHTTPServer(srv, ln))
 }
 
+// Main is closed when this generation becomes main: at the start of the service,
+// or with the verdict of an upgrade.
+func (s *Service) Main() <-chan struct{} { return s.main }
+
 // Draining is closed when this generation begins to drain: another one is
 // main, or the service stops. Servers that Serve does not know lead their
-// clients away then; the process waits until every connection that was
-// accepted from a listener of Listen is closed, or the deadline passes.
+// clients away then, or move them by [Service.MoveSession]; the process waits
+// until every connection that was accepted from a listener of Listen is closed
+// and all that [Service.OnDrain] knows is done, or the deadline passes.
 func (s *Service) Draining() <-chan struct{} { return s.drain.draining }
+
+// OnDrain registers what this generation has to finish before it ends: a server
+// of another kind, a pool of connections, a consumer of a queue. When the
+// generation begins to drain, finish is called once, in a goroutine of its own,
+// and the process waits until it returns, at most for Options.DrainTimeout. The
+// methods Shutdown of most servers fit.
+//
+// ctx ends a little before the rest is cut, a second or a tenth of DrainTimeout,
+// so that clients who stay can be told; context.Cause is [ErrDrainTimeout] then.
+// What was waited for, and the error, is in the log and in the status of the
+// next main. Call OnDrain before Run.
+func (s *Service) OnDrain(name string, finish func(ctx context.Context) error) {
+	s.drain.finishers = append(s.drain.finishers, &finisher{name, finish})
+}
+
+// Go runs work while this generation is main, in a goroutine of its own: from
+// [Service.Main] until it begins to drain, when ctx ends. The process waits for it
+// as for OnDrain. The next main begins with the verdict, so the two may meet for
+// as long as work takes to return. An error that comes before the end of ctx ends
+// Run with it, as that of a server does. Call Go before Run.
+func (s *Service) Go(name string, work func(ctx context.Context) error) {
+	w := &worker{name: name, work: work, over: make(chan struct{})}
+	s.workers = append(s.workers, w)
+	s.OnDrain(name, w.finish)
+}
 
 // Generation counts the versions since systemd started the service, from 1.
 func (s *Service) Generation() int { return s.generation }
@@ -210,6 +246,7 @@ func (s *Service) statusLocked() control.Status {
 		State: stateWord(s.state), Since: s.since,
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
 		Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
+		LastDrain: s.lastDrain,
 	}
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
 		if e.handle.alive() {

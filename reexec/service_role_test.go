@@ -35,6 +35,7 @@ type plan struct {
 	Version   string
 	Listeners []planSocket // the first one serves HTTP
 	Packets   []planSocket // answered with the PID of who read
+	Sessions  *planSocket  // sessions of lines, see serveSessions
 	Directory string       // Options.RuntimeDirectory
 
 	Probation, Beat, StartTimeout, CheckTimeout, DrainTimeout time.Duration
@@ -51,8 +52,11 @@ type plan struct {
 	Stages     string // socket of the test's stages
 	NoFile     uint64 // RLIMIT_NOFILE
 	CheckOnly  bool
-	FillTo     int // all descriptors below this one are in use
-	Handover   int // latest version of the handover that it speaks
+	FillTo     int    // all descriptors below this one are in use
+	Handover   int    // latest version of the handover that it speaks
+	NoSessions bool   // handles none that another generation had
+	Ballast    int    // bytes of state of each session
+	Worker     string // runs while it is main, and does as this says
 }
 
 type planSocket struct{ Name, Network, Address string }
@@ -139,6 +143,24 @@ func runService(log *slog.Logger) error {
 			return err
 		}
 		go answerPackets(conn)
+	}
+	if p.Sessions != nil {
+		ln, err := service.Listen(p.Sessions.Name, p.Sessions.Network, p.Sessions.Address)
+		if err != nil {
+			return err
+		}
+		serveSessions(service, p, ln, log)
+	}
+	if p.Worker != "" {
+		service.Go("worker", func(ctx context.Context) error {
+			log.Info("worker begins")
+			defer log.Info("worker ends")
+			if p.Worker == "work" {
+				<-ctx.Done()
+				return nil
+			}
+			return p.do(p.Worker, "worker")
+		})
 	}
 	if err := p.do(p.Built, "built"); err != nil {
 		return err

@@ -12,7 +12,10 @@
 // Only root and the service's own user are served.
 package control
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Version is the protocol version that this package speaks. It is the first
 // element of every path; a server answers an unknown version with 404 and an
@@ -64,6 +67,48 @@ type Verdict struct {
 	Phases  []Phase   `json:"phases,omitempty"`
 }
 
+// Drain says how long a generation took to end after another became main.
+type Drain struct {
+	Process
+	Began   time.Time `json:"began"`
+	Seconds float64   `json:"seconds"`
+	// Holders are what it waited for, the longest first.
+	Holders []Holder `json:"holders,omitempty"`
+}
+
+// Holder is what a drain waited for: the connections of a listener, sessions
+// that came from another generation, or what the service has registered.
+type Holder struct {
+	Name string `json:"name"`
+	// Connections were open when the drain began; 0 for what the service has
+	// registered.
+	Connections int     `json:"connections,omitempty"`
+	Seconds     float64 `json:"seconds"`
+	// Cut: it was not over at the deadline. Left connections were closed.
+	Cut  bool `json:"cut,omitempty"`
+	Left int  `json:"left,omitempty"`
+	// Error is what the service returned.
+	Error string `json:"error,omitempty"`
+}
+
+func (h Holder) String() string {
+	text := h.Name
+	if h.Connections > 0 {
+		text += fmt.Sprintf(" (%d connections)", h.Connections)
+	}
+	text += fmt.Sprintf(" %.1fs", h.Seconds)
+	switch {
+	case h.Left > 0:
+		text += fmt.Sprintf(", %d were cut", h.Left)
+	case h.Cut:
+		text += ", not over"
+	}
+	if h.Error != "" {
+		text += ": " + h.Error
+	}
+	return text
+}
+
 // Listener is a socket that the service holds.
 type Listener struct {
 	Name    string `json:"name"`
@@ -90,9 +135,11 @@ type Status struct {
 	// Draining are older generations that still answer what they have.
 	Draining  []Process  `json:"draining,omitempty"`
 	Listeners []Listener `json:"listeners,omitempty"`
-	// Adopted counts the idle connections that this generation has taken over
-	// from others.
+	// Adopted counts the idle connections and sessions that this generation has
+	// taken over from others.
 	Adopted int `json:"adopted,omitempty"`
+	// LastDrain is how the predecessor ended, once it has.
+	LastDrain *Drain `json:"last_drain,omitempty"`
 	// Last is the last verdict, also across generations.
 	Last *Verdict `json:"last,omitempty"`
 }

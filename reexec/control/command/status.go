@@ -84,7 +84,13 @@ func screen(st control.Status, now time.Time) string {
 		row(firstOnly("Listeners", i), "%s: %s %s (%s)", l.Name, l.Network, l.Address, l.Origin)
 	}
 	if st.Adopted > 0 {
-		row("Adopted", "%d idle connections", st.Adopted)
+		row("Adopted", "%d connections", st.Adopted)
+	}
+	if d := st.LastDrain; d != nil {
+		row("Last drain", "%s in %.1fs", describe(d.Process), d.Seconds)
+		for _, h := range d.Holders {
+			row("", "%s", h)
+		}
 	}
 	if v := st.Last; v != nil {
 		row("Last upgrade", "%s on %s", v.Outcome, ago(v.Started, now))

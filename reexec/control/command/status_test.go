@@ -40,7 +40,7 @@ func TestStatus(t *testing.T) {
 			"     Successor: PID 700 (generation 4)\n",
 			"      Draining: PID 600, version 1.1 (generation 2)\n               PID 590 (generation 1)\n",
 			"     Listeners: http: tcp 127.0.0.1:8080 (socket unit)\n               admin: unix /run/admin.sock (bound)\n",
-			"       Adopted: 412 idle connections\n",
+			"       Adopted: 412 connections\n",
 			"  Last upgrade: rolled back on Fri 2026-01-02 04:04:05 UTC",
 			"               from PID 640, version 1.2 (generation 3) to PID 812, version 1.3 (generation 4)\n",
 			"               the health check failed:\n    no database \\x1b[2J\n",

@@ -27,8 +27,9 @@ const (
 	KindUndo        Kind = 10
 	KindStop        Kind = 11
 	// Since version 2.
-	KindConnections Kind = 12 // who drains: idle connections
+	KindConnections Kind = 12 // who drains: idle connections and sessions
 	KindTaken       Kind = 13 // who serves: which of them it has
+	KindDrained     Kind = 14 // predecessor: what it had left to do
 )
 
 var kindNames = map[Kind]string{
@@ -36,6 +37,7 @@ var kindNames = map[Kind]string{
 	KindComplete: "complete", KindReady: "ready", KindBeat: "beat", KindLeaving: "leaving",
 	KindServe: "serve", KindPromote: "promote", KindUndo: "undo", KindStop: "stop",
 	KindConnections: "connections", KindTaken: "taken",
+	KindDrained: "drained",
 }
 
 func (k Kind) String() string {

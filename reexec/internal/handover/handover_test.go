@@ -4,12 +4,14 @@ package handover_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -221,4 +223,21 @@ func TestEveryBitCounts(t *testing.T) {
 			t.Errorf("cut to %d bytes, and it parses", n)
 		}
 	}
+}
+
+// Whatever is in a connection's description, Size is no less than what it takes.
+func FuzzConnectionSize(f *testing.F) {
+	f.Add("http", "", []byte(nil), int64(0))
+	f.Add("", "lines", []byte("state"), int64(-1))
+	f.Add("<>&\x00\xff", "\u2028\"\\", []byte{0}, int64(-1)<<63)
+	f.Fuzz(func(t *testing.T, listener, kind string, state []byte, left int64) {
+		c := handover.Connection{Listener: listener, Session: kind, State: state, Left: time.Duration(left)}
+		text, err := json.Marshal(handover.Connections{List: []handover.Connection{c}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(text) + len(",") - len(`{"list":[]}`); got > c.Size() {
+			t.Errorf("%d bytes, Size says %d", got, c.Size())
+		}
+	})
 }

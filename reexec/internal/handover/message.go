@@ -86,16 +86,27 @@ type Received struct {
 	Count int `json:"count"`
 }
 
-// Connections announces the idle connections beside it, in the same order.
+// Connections announces the connections beside it, in the same order.
 type Connections struct {
 	List []Connection `json:"list"`
 }
 
-// Connection is one that waits for a request.
+// Connection is one that waits for a request of HTTP, or else a session.
 type Connection struct {
-	Listener string `json:"listener"`
+	Listener string `json:"listener,omitempty"`
 	// Left is what is left of its idle time, in nanoseconds; 0 is no limit.
 	Left time.Duration `json:"left,omitempty"`
+	// Session is the kind of a session. Who knows none refuses it, since it
+	// names no listener.
+	Session string `json:"session,omitempty"`
+	State   []byte `json:"state,omitempty"`
+}
+
+// Size bounds the length of c in a Connections frame: a byte of a name may be
+// escaped as six, and three of a state are written as four.
+func (c Connection) Size() int {
+	const fields = len(`{"listener":"","left":-9223372036854775808,"session":"","state":""},`)
+	return fields + 6*(len(c.Listener)+len(c.Session)) + (len(c.State)+2)/3*4
 }
 
 // Taken answers one Connections frame, before anything is read from them.
@@ -121,6 +132,11 @@ type Beat struct {
 // Reason goes with Leaving, Undo and Stop.
 type Reason struct {
 	Reason string `json:"reason,omitempty"`
+}
+
+// Drained says how a generation that was main has ended.
+type Drained struct {
+	Drain control.Drain `json:"drain"`
 }
 
 // Promote makes the successor main.

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"syscall"
+
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+)
+
+// MaxSessionState is how many bytes of state may go with a session.
+const MaxSessionState = 64 << 10
+
+// maxSessionKind is how long the name of a kind may be.
+const maxSessionKind = 64
+
+var (
+	// ErrNoSuccessor: no other generation takes connections, because this one
+	// does not drain, because the service stops, or because the other one is gone
+	// or of a release that cannot.
+	ErrNoSuccessor = errors.New("no other generation takes connections")
+	// ErrSessionRefused: the other generation has no handler for such sessions,
+	// or no room for more descriptors. It logs which.
+	ErrSessionRefused = errors.New("the other generation does not take the session")
+)
+
+// sessionKind is what [Service.HandleSession] was told.
+type sessionKind struct {
+	take  func(net.Conn, []byte)
+	conns *connections
+}
+
+// session is one that another generation has given us.
+type session struct {
+	conn  net.Conn
+	state []byte
+	kind  *sessionKind
+}
+
+// HandleSession makes take continue live connections that another generation of
+// the service has moved here by [Service.MoveSession], of the same kind, with the
+// state that it gave. A version that is undone moves its sessions back, so every
+// version handles what it moves.
+//
+// take is called in a goroutine of its own for each connection, which is the
+// service's from then on; a drain waits until it is closed. It panics if the kind
+// has a handler already. Call HandleSession before [Service.Run].
+func (s *Service) HandleSession(kind string, take func(conn net.Conn, state []byte)) {
+	if kind == "" || len(kind) > maxSessionKind {
+		panic(fmt.Sprintf("reexec: kind of session %q: must have 1 to %d bytes", kind, maxSessionKind))
+	}
+	if !s.inv.handle(kind, take) {
+		panic(fmt.Sprintf("reexec: kind of session %q has a handler already", kind))
+	}
+}
+
+func (inv *inventory) handle(kind string, take func(net.Conn, []byte)) bool {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if slices.ContainsFunc(inv.sessions, func(k *sessionKind) bool { return k.conns.name == kind }) {
+		return false
+	}
+	conns := newConnections()
+	never := make(chan struct{})
+	close(never) // none comes after the inventory is closed
+	conns.name, conns.closed = kind, never
+	inv.sessions = append(inv.sessions, &sessionKind{take, conns})
+	return true
+}
+
+func (inv *inventory) sessionKinds() []*sessionKind {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	return slices.Clone(inv.sessions)
+}
+
+// MoveSession passes a live connection on to the generation that serves instead
+// of this one, whatever its protocol: the client sees nothing. state is all that
+// the other one's [Service.HandleSession] needs to go on, such as what was read
+// from conn and not used yet; [MaxSessionState] bytes at most.
+//
+// conn must be of TCP or of a Unix stream, as an accepted or hijacked connection
+// is; a TLS connection cannot move, since its keys live in package crypto/tls.
+// Nobody else may use it meanwhile: end a Read that waits by a deadline in the
+// past. Call it after [Service.Draining] is closed; before that there is nobody to
+// move to.
+//
+// If it returns nil, the session is the other generation's, and conn is closed
+// here. If not, nothing has happened, and the session goes on here: the error is
+// [ErrNoSuccessor], [ErrSessionRefused] or about the arguments.
+//
+// It returns nil, too, if the other generation lives and has not confirmed by the
+// end of the drain: then it may have the connection, and two must not read.
+func (s *Service) MoveSession(kind string, conn net.Conn, state []byte) error {
+	err := s.moveSession(kind, conn, state)
+	if err != nil {
+		return fmt.Errorf("reexec: move session %q of %v: %w", kind, conn.RemoteAddr(), err)
+	}
+	_ = conn.Close() // our copy; nothing is lost by an error
+	return nil
+}
+
+func (s *Service) moveSession(kind string, conn net.Conn, state []byte) error {
+	if len(state) > MaxSessionState {
+		return fmt.Errorf("state of %d bytes: at most %d can go with it", len(state), MaxSessionState)
+	}
+	if kind == "" || len(kind) > maxSessionKind {
+		return fmt.Errorf("the kind must have 1 to %d bytes", maxSessionKind)
+	}
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("a %T has no descriptor: %w", conn, errors.ErrUnsupported)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-s.drain.draining:
+	default:
+		return ErrNoSuccessor
+	}
+	m := s.drain.mover
+	if m == nil {
+		return ErrNoSuccessor
+	}
+	o := &offer{Connection: handover.Connection{Session: kind, State: state}}
+	became := unsent
+	// The descriptor stays open while it is on its way.
+	if err := raw.Control(func(fd uintptr) {
+		o.fd = int(fd)
+		became = m.offer(o)
+	}); err != nil {
+		return err
+	}
+	switch became {
+	case taken:
+		return nil
+	case refused:
+		return ErrSessionRefused
+	}
+	return ErrNoSuccessor
+}
+
+// adoptSession finds the handler of a session. It takes the file over.
+func (inv *inventory) adoptSession(d handover.Connection, file *os.File) (*session, error) {
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, fmt.Errorf("session %q: %w", d.Session, err)
+	}
+	kind, tracked, err := inv.trackSession(d.Session, conn)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("session %q: %w", d.Session, err), conn.Close())
+	}
+	return &session{tracked, d.State, kind}, nil
+}
+
+// trackSession counts it. Once the inventory is closed, the drain has counted.
+func (inv *inventory) trackSession(name string, conn net.Conn) (*sessionKind, net.Conn, error) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if inv.closed {
+		return nil, nil, errStopped
+	}
+	i := slices.IndexFunc(inv.sessions, func(k *sessionKind) bool { return k.conns.name == name })
+	if i < 0 {
+		return nil, nil, errors.New("this version handles none of that kind")
+	}
+	return inv.sessions[i], inv.sessions[i].conns.track(conn), nil
+}
+
+func (s *session) begin() { go s.kind.take(s.conn, s.state) }
+
+func (s *session) giveBack() { _ = s.conn.Close() }
