@@ -77,11 +77,12 @@ func TestCheckMode(t *testing.T) {
 				t.Parallel()
 				var code int
 				var said string
+				p := c.plan
 				if byHand {
-					c.plan.CheckOnly = true
-					code, said, _ = runPlan(t, c.plan)
+					p.CheckOnly = true
+					code, said, _ = runPlan(t, p)
 				} else {
-					code, _, said = runPlan(t, c.plan, "HOLDFAST_CHECK=3")
+					code, _, said = runPlan(t, p, "HOLDFAST_CHECK=3")
 				}
 				var a answer
 				if err := json.Unmarshal([]byte(said), &a); err != nil {
