@@ -160,6 +160,7 @@ func (d *drain) wait(finished <-chan struct{}) {
 	case <-finished:
 	case <-d.abandoned:
 	}
+	d.inv.waitAnswers(d.abandoned)
 }
 
 // stay ends the move, and closes adopted connections on which nothing was
@@ -191,5 +192,6 @@ func (d *drain) abandon() {
 		for _, k := range d.inv.sessionKinds() {
 			k.conns.abandon()
 		}
+		d.inv.closePackets()
 	})
 }

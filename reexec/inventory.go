@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,13 +103,15 @@ func (inv *inventory) listenPacket(name, network, address string) (net.PacketCon
 	if slices.ContainsFunc(inv.packets, func(c *packetConn) bool { return c.name == name }) {
 		return nil, fmt.Errorf("reexec: listen for packets %q: the name is taken", name)
 	}
-	c := &packetConn{name: name, network: network, address: address, gate: inv.gate, closing: make(chan struct{}), changed: make(chan struct{})}
+	var conn net.PacketConn
+	var bound, inherited bool
 	if b, ok := inv.takeBound(name, network, address); ok {
-		conn, err := net.FilePacketConn(b.file)
+		var err error
+		conn, err = net.FilePacketConn(b.file)
 		if err := errors.Join(err, b.file.Close()); err != nil {
 			return nil, fmt.Errorf("reexec: listen for packets %q: take over %s %s: %w", name, network, address, err)
 		}
-		c.PacketConn, c.bound, c.inherited = conn, true, true
+		bound, inherited = true, true
 	} else {
 		if err := inv.makeRoom(name, network, address); err != nil {
 			return nil, fmt.Errorf("reexec: listen for packets %q: %w", name, err)
@@ -123,10 +126,15 @@ func (inv *inventory) listenPacket(name, network, address string) (net.PacketCon
 			}
 			return nil, fmt.Errorf("reexec: listen for packets %q: %d sockets have this name: give each ListenDatagram= a .socket unit with a FileDescriptorName= of its own", name, n)
 		}
-		c.PacketConn, c.bound = got.PacketConns[0], !got.Passed
+		conn, bound = got.PacketConns[0], !got.Passed
 	}
+	c, face, err := newPacketConn(conn, inv.gate)
+	if err != nil {
+		return nil, fmt.Errorf("reexec: listen for packets %q: %w", name, err)
+	}
+	c.name, c.network, c.address, c.bound, c.inherited = name, network, address, bound, inherited
 	inv.packets = append(inv.packets, c)
-	return c, nil
+	return face, nil
 }
 
 // makeRoom removes a stale path before a socket is bound to it, unless the
@@ -191,11 +199,12 @@ func (inv *inventory) usesPath(path string) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(inv.packets, func(c *packetConn) bool { return c.LocalAddr().String() == path })
+	return slices.ContainsFunc(inv.packets, func(c *packetConn) bool { return c.sock.LocalAddr().String() == path })
 }
 
 // close stops accepting for good. Paths of Unix sockets that a generation has
-// bound are removed, unless they are somebody else's.
+// bound are removed, unless they are somebody else's. Datagram sockets stay open
+// for answers until closePackets.
 func (inv *inventory) close(paths ownership) error {
 	remove := func(bound, inherited bool) bool {
 		return bound && (paths == ours || paths == predecessors && !inherited)
@@ -214,8 +223,9 @@ func (inv *inventory) close(paths ownership) error {
 		errs = append(errs, l.Close())
 	}
 	for _, c := range inv.packets {
-		errs = append(errs, c.Close())
-		if path := c.LocalAddr().String(); remove(c.bound, c.inherited) && isUnixPath(c.LocalAddr().Network(), path) {
+		c.finish()
+		addr := c.sock.LocalAddr()
+		if path := addr.String(); remove(c.bound, c.inherited) && isUnixPath(addr.Network(), path) {
 			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
@@ -223,6 +233,38 @@ func (inv *inventory) close(paths ownership) error {
 	}
 	errs = append(errs, inv.set.Close())
 	return errors.Join(errs...)
+}
+
+// answerTime is what a drain gives those who have read a datagram, so that a
+// plain loop of ReadFrom and WriteTo loses no answer. OnDrain is for
+// answers that take longer, or that the loop does not write itself.
+const answerTime = time.Second
+
+// waitAnswers waits until whoever has read a datagram comes back for the next
+// one, or stop is closed.
+func (inv *inventory) waitAnswers(stop <-chan struct{}) {
+	inv.mu.Lock()
+	packets := slices.Clone(inv.packets)
+	inv.mu.Unlock()
+	late := time.After(answerTime)
+	for _, c := range packets {
+		select {
+		case <-c.settled:
+		case <-late:
+			return
+		case <-stop:
+			return
+		}
+	}
+}
+
+// closePackets closes the datagram sockets: nothing is answered any more.
+func (inv *inventory) closePackets() {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	for _, c := range inv.packets {
+		_ = c.Close() // no data of ours is lost by it
+	}
 }
 
 // connections are those of all listeners and kinds of sessions.
@@ -272,7 +314,7 @@ func (inv *inventory) list() []control.Listener {
 		}
 	}
 	for _, c := range inv.packets {
-		add(c.name, c.LocalAddr(), c.bound)
+		add(c.name, c.sock.LocalAddr(), c.bound)
 	}
 	return out
 }
@@ -316,7 +358,7 @@ func (inv *inventory) pass() (out []passing, err error) {
 		}
 	}
 	for _, c := range inv.packets {
-		if err := add(describe(c.name, c.network, c.address, c.bound), c.PacketConn); err != nil {
+		if err := add(describe(c.name, c.network, c.address, c.bound), c.sock); err != nil {
 			return out, err
 		}
 	}

@@ -44,6 +44,7 @@ func closeInventory(t *testing.T, inv *inventory) {
 			t.Error(err)
 		}
 	}
+	inv.closePackets()
 	inv.dropUnclaimed()
 }
 

@@ -159,8 +159,24 @@ func (s *Service) Listen(name, network, address string) (net.Listener, error) {
 	return ln, err
 }
 
-// ListenPacket is Listen for datagram sockets: "udp", "unixgram" and such.
-// ReadFrom waits while another generation reads.
+// ListenPacket is Listen for datagram sockets: "udp", "unixgram" and such. A
+// name stands for one socket. Its queue, its options and its pending errors
+// cross to the next generation with it.
+//
+// The connection has every method of its type in package net, *net.UDPConn or
+// *net.UnixConn, but is none: look for the methods that are needed.
+//
+//	udp, ok := conn.(interface {
+//		ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error)
+//		SyscallConn() (syscall.RawConn, error)
+//	})
+//
+// All that reads waits while another generation reads, also the Read of
+// SyscallConn; a deadline ends the wait. When the service drains, reads return
+// net.ErrClosed, and writing goes on until the drain is over. The drain waits a
+// second for readers to come back for the next datagram, so a loop that answers
+// what it has read before it reads again loses nothing. Who answers elsewhere,
+// or takes longer, registers with OnDrain a function that waits for the answers.
 func (s *Service) ListenPacket(name, network, address string) (net.PacketConn, error) {
 	conn, err := s.inv.listenPacket(name, network, address)
 	s.notReady(err)
