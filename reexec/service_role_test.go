@@ -31,12 +31,13 @@ const planVariable = "HOLDFAST_TEST_PLAN"
 
 // plan is what one version of the service does.
 type plan struct {
-	Name      string // default "service"
-	Version   string
-	Listeners []planSocket // the first one serves HTTP
-	Packets   []planSocket // answered with the PID of who read
-	Sessions  *planSocket  // sessions of lines, see serveSessions
-	Directory string       // Options.RuntimeDirectory
+	Name        string // default "service"
+	Version     string
+	Listeners   []planSocket  // the first one serves HTTP
+	Packets     []planSocket  // answered with the PID of who read
+	AnswerAfter time.Duration // of a datagram
+	Sessions    *planSocket   // sessions of lines, see serveSessions
+	Directory   string        // Options.RuntimeDirectory
 
 	Probation, Beat, StartTimeout, CheckTimeout, DrainTimeout time.Duration
 	MaxDraining                                               int
@@ -142,7 +143,7 @@ func runService(log *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		go answerPackets(conn)
+		go p.answerPackets(conn)
 	}
 	if p.Sessions != nil {
 		ln, err := service.Listen(p.Sessions.Name, p.Sessions.Network, p.Sessions.Address)
@@ -297,13 +298,14 @@ func (p plan) crowd() error {
 	return err
 }
 
-func answerPackets(conn net.PacketConn) {
+func (p plan) answerPackets(conn net.PacketConn) {
 	buf := make([]byte, 64)
 	for {
 		n, from, err := conn.ReadFrom(buf)
 		if err != nil {
 			return
 		}
+		time.Sleep(p.AnswerAfter)
 		_, _ = conn.WriteTo(fmt.Appendf(nil, "%s %d", buf[:n], os.Getpid()), from)
 	}
 }

@@ -237,62 +237,6 @@ func TestStalePaths(t *testing.T) {
 	}
 }
 
-// Datagrams wait while nobody reads, and each is read by one generation.
-func TestDatagramsThroughUpgrades(t *testing.T) {
-	t.Parallel()
-	p := quick()
-	p.Packets = []planSocket{{"dns", "udp", "127.0.0.1:0"}}
-	s := start(t, setup{plan: p})
-	address := s.address(1)
-	conn, err := net.Dial("udp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	stop, done := make(chan struct{}), make(chan struct{})
-	readers := map[string]int{}
-	go func() {
-		defer close(done)
-		buf := make([]byte, 64)
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			_ = conn.SetDeadline(time.Now().Add(patience))
-			sent := fmt.Sprint(i)
-			if _, err := conn.Write([]byte(sent)); err != nil {
-				t.Errorf("send: %v", err)
-				return
-			}
-			n, err := conn.Read(buf)
-			if err != nil {
-				t.Errorf("datagram %d: %v", i, err)
-				return
-			}
-			number, pid, _ := strings.Cut(string(buf[:n]), " ")
-			if number != sent {
-				t.Errorf("answer %q to %s", buf[:n], sent)
-			}
-			readers[pid]++
-		}
-	}()
-	for i := range 3 {
-		s.release(fmt.Sprintf("v%d", i+2), nil)
-		s.mustUpgrade()
-	}
-	close(stop)
-	<-done
-	t.Logf("read by %v", readers)
-	if len(readers) != 4 {
-		t.Errorf("%d generations read datagrams, want 4", len(readers))
-	}
-	if got := s.address(1); got != address {
-		t.Errorf("the socket is %s, was %s", got, address)
-	}
-}
-
 // The child's own descriptors are put in order between fork and exec, by way of
 // numbers above the highest. The binary's must not be among them.
 func TestDescriptorOfTheBinaryIsNotInTheWay(t *testing.T) {
