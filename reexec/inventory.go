@@ -50,6 +50,17 @@ type boundSocket struct {
 	file                   *os.File
 }
 
+// listen takes the file over, also on an error. Package activation knows vsock,
+// which package net does not.
+func (b boundSocket) listen() (net.Listener, error) {
+	set, err := activation.NewSet([]activation.Passed{{File: b.file, Name: b.name}})
+	if err != nil {
+		return nil, errors.Join(err, b.file.Close())
+	}
+	ln, err := set.Listener(b.name)
+	return ln, errors.Join(err, set.Close())
+}
+
 // errStopped is returned to those who listen when it is too late.
 var errStopped = errors.New("reexec: the service is stopping")
 
@@ -72,8 +83,8 @@ func (inv *inventory) listen(name, network, address string) (net.Listener, error
 	}
 	var lanes []*lane
 	if b, ok := inv.takeBound(name, network, address); ok {
-		ln, err := net.FileListener(b.file)
-		if err := errors.Join(err, b.file.Close()); err != nil {
+		ln, err := b.listen()
+		if err != nil {
 			return nil, fmt.Errorf("reexec: listen %q: take over %s %s: %w", name, network, address, err)
 		}
 		lanes = []*lane{{Listener: ln, network: network, address: address, bound: true, inherited: true}}

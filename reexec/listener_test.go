@@ -104,9 +104,17 @@ func answerWith(t *testing.T, ln net.Listener, letter byte, served *atomic.Int64
 	return done
 }
 
+// dial connects to a listener of any kind.
+func dial(addr net.Addr) (net.Conn, error) {
+	if addr, ok := addr.(*activation.VsockAddr); ok {
+		return DialVsock(addr.Port, patience)
+	}
+	return net.DialTimeout(addr.Network(), addr.String(), patience)
+}
+
 // askOnce connects and returns the answer.
 func askOnce(addr net.Addr) (byte, error) {
-	conn, err := net.DialTimeout(addr.Network(), addr.String(), patience)
+	conn, err := dial(addr)
 	if err != nil {
 		return 0, err
 	}
@@ -126,13 +134,18 @@ func askOnce(addr net.Addr) (byte, error) {
 // Every connection is answered by one of them.
 func TestNoConnectionIsLostWhileTheGateFlips(t *testing.T) {
 	for _, c := range []struct{ network, address string }{
-		{"tcp", "127.0.0.1:0"}, {"unix", ""},
+		{"tcp", "127.0.0.1:0"},
+		{"unix", t.TempDir() + "/s"},
+		{"unix", abstractName()},
+		{"unixpacket", t.TempDir() + "/p"},
+		{"unixpacket", abstractName()},
+		{"vsock", ":0"},
 	} {
 		t.Run(c.network, func(t *testing.T) {
-			address := c.address
-			if address == "" {
-				address = t.TempDir() + "/s"
+			if c.network == "vsock" {
+				vsockLoopback(t)
 			}
+			address := c.address
 			a := firstInventory(t)
 			lnA := mustListen(t, a, "x", c.network, address)
 			b := nextInventory(t, a)

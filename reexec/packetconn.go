@@ -31,7 +31,7 @@ type packetConn struct {
 	settled chan struct{}
 
 	mu       sync.Mutex
-	quiet    sync.Cond     // reading has become 0
+	quiet    sync.Cond     // reading is 0, or held is false
 	changed  chan struct{} // closed and replaced when something below changes that a paused read waits for
 	deadline time.Time     // of the user
 	held     bool          // the socket has the deadline of a pause instead
@@ -128,6 +128,7 @@ func (c *packetConn) enter() error {
 			return err
 		}
 		c.held = false
+		c.quiet.Broadcast()
 	}
 	c.reading++
 	return nil
@@ -152,7 +153,8 @@ func (c *packetConn) end(err error) (again bool) {
 }
 
 // pause ends the reads that wait, and returns when none runs: from then on no
-// datagram is taken. The gate must be shut already.
+// datagram is taken. The gate must be shut already; if it opens meanwhile, the
+// pause is over.
 func (c *packetConn) pause() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,7 +164,7 @@ func (c *packetConn) pause() {
 func (c *packetConn) hold() {
 	c.held = true
 	_ = c.sock.SetReadDeadline(time.Unix(1, 0)) // fails if closed, and then no read waits
-	for c.reading > 0 {
+	for c.held && c.reading > 0 {
 		c.quiet.Wait()
 	}
 }

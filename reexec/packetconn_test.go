@@ -501,6 +501,26 @@ func TestListenPacketRefuses(t *testing.T) {
 	}
 }
 
+// Pausing, accepting and closing may come at any moment and from anywhere.
+func TestPacketConnUnderContention(t *testing.T) {
+	for range 50 {
+		inv := firstInventory(t)
+		c := mustListenUDP(t, inv)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { mustRead(t, readOne(c), "", net.ErrClosed) })
+			all.Go(func() {
+				for range 20 {
+					inv.accept()
+					inv.pause()
+				}
+			})
+		}
+		all.Go(func() { _ = inv.close(ours) })
+		all.Wait()
+	}
+}
+
 // Two generations read from one socket in turns; no datagram is lost, none is
 // answered twice.
 func TestNoDatagramIsLostWhileTheGateFlips(t *testing.T) {

@@ -3,6 +3,7 @@
 package reexec_test
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -34,6 +35,7 @@ type plan struct {
 	Name        string // default "service"
 	Version     string
 	Listeners   []planSocket  // the first one serves HTTP
+	Streams     []planSocket  // each line is answered with itself and the PID
 	Packets     []planSocket  // answered with the PID of who read
 	AnswerAfter time.Duration // of a datagram
 	Sessions    *planSocket   // sessions of lines, see serveSessions
@@ -137,6 +139,13 @@ func runService(log *slog.Logger) error {
 		if i == 0 {
 			service.Serve(&http.Server{Handler: p.handler(service)}, ln)
 		}
+	}
+	for _, l := range p.Streams {
+		ln, err := service.Listen(l.Name, l.Network, l.Address)
+		if err != nil {
+			return err
+		}
+		go answerStreams(ln)
 	}
 	for _, l := range p.Packets {
 		conn, err := service.ListenPacket(l.Name, l.Network, l.Address)
@@ -296,6 +305,23 @@ func (p plan) crowd() error {
 	}
 	_, err = p.stage("crowd")
 	return err
+}
+
+func answerStreams(ln net.Listener) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			for in := bufio.NewScanner(conn); in.Scan(); {
+				if _, err := fmt.Fprintf(conn, "%s %d\n", in.Text(), os.Getpid()); err != nil {
+					return
+				}
+			}
+		}()
+	}
 }
 
 func (p plan) answerPackets(conn net.PacketConn) {
