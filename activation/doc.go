@@ -31,6 +31,17 @@
 // TCP, UDP and Unix sockets are claimed as the types of package net; AF_VSOCK, which package net does not know,
 // as [*VsockListener] and [*VsockConn].
 //
+// # A process for each connection
+//
+// With Accept=yes systemd accepts, and starts an instance of the service for each connection, whose name is
+// "connection" (since systemd 257 FileDescriptorName= changes it):
+//
+//	conn, err := passed.Conn("connection")
+//
+// Such a service is upgraded by a new file alone, put in place by rename: the next connection gets the new version,
+// those that are open keep theirs. Nothing checks it before: a version that cannot start fails each of them.
+// [github.com/holdfast-go/holdfast/activation/examples/accept] is such a service, with its units.
+//
 // # Ownership of descriptors
 //
 // What was claimed belongs to the caller, who closes it. Closing it does not close systemd's copy: systemd goes
