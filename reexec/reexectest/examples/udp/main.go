@@ -33,8 +33,9 @@ func main() {
 	}
 }
 
-// echo answers until Run closes the socket. What comes while another
-// generation reads is that one's.
+// echo answers until this generation drains. What comes while another one reads
+// is that one's. Run ends when echo has come back for the next datagram, so what
+// was read is answered.
 func echo(conn net.PacketConn) {
 	buf := make([]byte, 64<<10)
 	for {
