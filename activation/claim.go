@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -146,26 +145,16 @@ func claim[T io.Closer](s *Set, w want, name string, count howMany, open func(*o
 
 // find returns the entries that a claim is about: all of one name and fitting kind, none claimed, at least one.
 func (s *Set) find(w want, name string, count howMany) ([]*entry, error) {
-	var named, fitting []*entry
-	var names []string
-	for _, e := range s.entries {
-		if e.duplicate {
-			continue
-		}
-		if !slices.Contains(names, e.info.Name) {
-			names = append(names, e.info.Name)
-		}
-		if e.info.Name != name {
-			continue
-		}
-		named = append(named, e)
+	var fitting []*entry
+	named := s.named[name]
+	for _, e := range named {
 		if claimOf(e.info.Kind) == w {
 			fitting = append(fitting, e)
 		}
 	}
 	switch {
 	case len(named) == 0:
-		return nil, &NotPassedError{Want: w.noun, Name: name, Passed: names, Reason: s.reason}
+		return nil, &NotPassedError{Want: w.noun, Name: name, Passed: s.names(), Reason: s.reason}
 	case len(fitting) == 0:
 		got := make([]Info, len(named))
 		for i, e := range named {
@@ -191,7 +180,8 @@ func openCopy[T any](e *entry, open func(*os.File, Info) (T, error)) (T, error) 
 		return none, os.NewSyscallError("fcntl", err)
 	}
 	// Before os.NewFile, which looks at the mode to decide whether the runtime's poller watches the descriptor.
-	if claimOf(e.info.Kind) != wantFile || e.info.Kind == KindFIFO {
+	// Package net makes a copy of its own and sets the mode itself.
+	if e.info.Kind == KindFIFO || claimOf(e.info.Kind) != wantFile && isVsock(e.info) {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			_ = unix.Close(fd)
 			return none, os.NewSyscallError("fcntl", err)

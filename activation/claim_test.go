@@ -411,3 +411,27 @@ func TestListenErrors(t *testing.T) {
 		t.Errorf("%v, want an error that names the port", err)
 	}
 }
+
+// A claim must not look at all the other names, or a service with a thousand of them starts in seconds.
+func TestClaimCostsTheSameAmongMany(t *testing.T) {
+	const runs = 4
+	cost := func(count int) float64 {
+		var names []string
+		for i := range count {
+			names = append(names, fmt.Sprintf("listener-%d", i))
+		}
+		set := listenerSet(t, names...)
+		return testing.AllocsPerRun(runs, func() {
+			name := names[len(names)-1]
+			names = names[:len(names)-1]
+			ln, err := set.Listener(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = ln.Close()
+		})
+	}
+	if few, many := cost(runs+1), cost(200); many > few {
+		t.Errorf("%v allocations among 200 names, %v among %d", many, few, runs+1)
+	}
+}

@@ -169,13 +169,11 @@ func adopt(said announcement, err error) (*Set, error) {
 	set.recogniseConnection()
 	set.assignSources()
 	set.dropDuplicates()
+	set.index()
 	return set, nil
 }
 
 func closeOnExec(fd int) error {
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-	if err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags|unix.FD_CLOEXEC)
-	}
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC) // there is no other flag
 	return os.NewSyscallError("fcntl", err)
 }

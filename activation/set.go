@@ -16,8 +16,9 @@ import (
 // Set holds the descriptors that were passed to this process. It is safe for concurrent use.
 type Set struct {
 	mu      sync.Mutex
-	entries []*entry // in the order of arrival, duplicates included
-	reason  error    // why there are no entries
+	entries []*entry            // in the order of arrival, duplicates included
+	named   map[string][]*entry // without duplicates
+	reason  error               // why there are no entries
 	fromEnv bool
 	stored  []string // names added by DeclareStored
 	closed  bool
@@ -104,6 +105,7 @@ func NewSet(passed []Passed) (*Set, error) {
 		_ = p.File.Close()
 	}
 	set.dropDuplicates()
+	set.index()
 	return set, nil
 }
 
@@ -190,6 +192,27 @@ func (s *Set) dropDuplicates() {
 		drop.duplicate = true
 		_ = unix.Close(drop.fd)
 	}
+}
+
+// index lets a claim look at the entries of its name only: a service may have a thousand names.
+func (s *Set) index() {
+	s.named = make(map[string][]*entry)
+	for _, e := range s.entries {
+		if !e.duplicate {
+			s.named[e.info.Name] = append(s.named[e.info.Name], e)
+		}
+	}
+}
+
+// names returns every name once, in the order of arrival.
+func (s *Set) names() []string {
+	var names []string
+	for _, e := range s.entries {
+		if of := s.named[e.info.Name]; len(of) > 0 && of[0] == e {
+			names = append(names, e.info.Name)
+		}
+	}
+	return names
 }
 
 // Reason returns nil if descriptors were passed, and otherwise an error that wraps [ErrNotActivated] and tells
