@@ -87,7 +87,12 @@ func (a *address) dial() (int, error) {
 // sendDatagram sends one datagram, waiting for room until deadline.
 func sendDatagram(ctx context.Context, deadline time.Time, fd int, payload, rights []byte) error {
 	for {
-		_, err := unix.SendmsgN(fd, payload, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		var err error
+		if rights == nil {
+			err = unix.Send(fd, payload, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // cheaper
+		} else {
+			_, err = unix.SendmsgN(fd, payload, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		}
 		switch {
 		case err == nil:
 			return nil
