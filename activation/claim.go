@@ -3,6 +3,7 @@
 package activation
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,7 +118,10 @@ func one[T any](claimed []T, err error) (T, error) {
 	return claimed[0], nil
 }
 
-// claim opens copies of all descriptors that fit, and gives up the originals only when every one has worked.
+// claim opens copies of all descriptors that fit, or of none.
+//
+// Each original is closed when its copy is open, not all at the end: with a thousand of them the table of
+// descriptors would have to grow, for which the kernel lets a process with threads wait for many milliseconds.
 func claim[T io.Closer](s *Set, w want, name string, count howMany, open func(*os.File, Info) (T, error)) ([]T, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,17 +133,18 @@ func claim[T io.Closer](s *Set, w want, name string, count howMany, open func(*o
 	for _, e := range entries {
 		value, err := openCopy(e, open)
 		if err != nil {
-			for _, o := range opened {
-				_ = o.Close()
+			err = fmt.Errorf("claim %s %q from descriptor %d: %w", w.noun, name, e.fd, err)
+			for i, o := range opened {
+				err = errors.Join(err, entries[i].takeBack(o), o.Close())
 			}
-			return nil, fmt.Errorf("claim %s %q from descriptor %d: %w", w.noun, name, e.fd, err)
+			return nil, err
 		}
+		_ = unix.Close(e.fd) // a copy is open
 		opened = append(opened, value)
 	}
 	by := caller()
 	for _, e := range entries {
 		e.claimedBy = by
-		_ = unix.Close(e.fd) // a copy is open
 	}
 	return opened, nil
 }
@@ -163,7 +169,7 @@ func (s *Set) find(w want, name string, count howMany) ([]*entry, error) {
 		return nil, &KindError{Want: w.noun, Name: name, Got: got}
 	case !fitting[0].unclaimed():
 		// Those of one name and kind are only ever claimed together.
-		return nil, &ClaimedError{Want: w.noun, Name: name, By: fitting[0].claimedBy}
+		return nil, &ClaimedError{Want: w.noun, Name: name, By: fitting[0].claimedBy.String()}
 	case s.closed:
 		return nil, fmt.Errorf("claim %s %q: %w", w.noun, name, ErrClosed)
 	case count == single && len(fitting) > 1:
@@ -188,6 +194,13 @@ func openCopy[T any](e *entry, open func(*os.File, Info) (T, error)) (T, error) 
 		}
 	}
 	return open(os.NewFile(uintptr(fd), e.info.Name), e.info)
+}
+
+// takeBack undoes what openCopy has done, with a copy of the copy.
+func (e *entry) takeBack(opened any) error {
+	fd, err := duplicate(opened.(syscall.Conn))
+	e.fd, e.info.FD = fd, fd
+	return err
 }
 
 func openListener(file *os.File, info Info) (net.Listener, error) {
@@ -215,10 +228,17 @@ func openFile(file *os.File, _ Info) (*os.File, error) { return file, nil }
 
 func isVsock(info Info) bool { return strings.HasPrefix(info.Network, "vsock") }
 
-// caller returns where this package was called from, as directory/file:line.
-func caller() string {
+// place is where this package was called from. Only an error has to know it in words.
+type place []uintptr
+
+func caller() place {
 	counters := make([]uintptr, 16)
-	frames := runtime.CallersFrames(counters[:runtime.Callers(2, counters)])
+	return counters[:runtime.Callers(2, counters)]
+}
+
+// String returns directory/file:line.
+func (p place) String() string {
+	frames := runtime.CallersFrames(p)
 	for {
 		frame, more := frames.Next()
 		if !strings.HasPrefix(frame.Function, packagePath+".") {

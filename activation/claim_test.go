@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,27 +130,34 @@ func TestCountErrorNamesTheOtherMethod(t *testing.T) {
 
 // A claim of several that breaks off in the middle has claimed none, and leaves nothing open.
 func TestClaimIsAllOrNothing(t *testing.T) {
-	set := listenerSet(t, "http", "http")
+	set := listenerSet(t, "http", "http", "http")
+	first, second := set.All()[0], set.All()[1]
 	before := countDescriptors(t)
-	// The first listener needs two descriptors for a moment and then one; the second then lacks one.
-	restore := leaveDescriptors(t, 2)
+	// The second one is no socket for a while.
+	restore := replaceDescriptor(t, second.FD)
 	claimed, err := set.Listeners("http")
 	restore()
 	if after := countDescriptors(t); after != before {
 		t.Errorf("%d descriptors after the claim, %d before", after, before)
 	}
-	if !errors.Is(err, syscall.EMFILE) || claimed != nil {
-		t.Fatalf("%v, %v; want EMFILE", claimed, err)
+	if !errors.Is(err, syscall.ENOTSOCK) || claimed != nil {
+		t.Fatalf("%v, %v; want ENOTSOCK", claimed, err)
+	}
+	if !isListening(first.Addr) {
+		t.Error("the first one does not listen any more")
 	}
 	if want := fmt.Sprintf(`claim listener "http" from descriptor %d: `, set.All()[1].FD); !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("error %q, want it to begin with %q", err, want)
 	}
-	if left := set.Unclaimed(); len(left) != 2 {
-		t.Errorf("%d are unclaimed, want both", len(left))
+	if left := set.Unclaimed(); len(left) != 3 {
+		t.Errorf("%d are unclaimed, want all", len(left))
 	}
 	claimed, err = set.Listeners("http")
-	if err != nil || len(claimed) != 2 {
-		t.Fatalf("%d listeners, %v; want both now", len(claimed), err)
+	if err != nil || len(claimed) != 3 {
+		t.Fatalf("%d listeners, %v; want all now", len(claimed), err)
+	}
+	if got := claimed[0].Addr().String(); got != first.Addr {
+		t.Errorf("the first one is %s, want %s", got, first.Addr)
 	}
 	for _, ln := range claimed {
 		_ = ln.Close()
@@ -167,44 +173,26 @@ func countDescriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// leaveDescriptors lets this process open only so many more descriptors, until the returned function is called.
-func leaveDescriptors(t *testing.T, count int) (restore func()) {
+// replaceDescriptor puts a file in place of what a descriptor refers to, until the returned function is called.
+func replaceDescriptor(t *testing.T, fd int) (restore func()) {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
+	original, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	highest := 0
-	for _, entry := range entries {
-		if fd, err := strconv.Atoi(entry.Name()); err == nil {
-			highest = max(highest, fd)
-		}
-	}
-	// Gaps would count, too.
-	var fillers []int
-	for len(fillers) == 0 || fillers[len(fillers)-1] < highest {
-		fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fillers = append(fillers, fd)
-	}
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
 		t.Fatal(err)
 	}
-	lowered := limit
-	lowered.Cur = uint64(fillers[len(fillers)-1] + 1 + count)
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+	defer null.Close()
+	if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
 	return func() {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		if err := unix.Dup3(original, fd, unix.O_CLOEXEC); err != nil {
 			t.Error(err)
 		}
-		for _, fd := range fillers {
-			_ = unix.Close(fd)
-		}
+		_ = unix.Close(original)
 	}
 }
 

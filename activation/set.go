@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,7 @@ type entry struct {
 	info      Info
 	fd        int
 	id        identity
-	claimedBy string
+	claimedBy place // nil until then
 	duplicate bool
 }
 
@@ -132,13 +133,13 @@ func copyOf(index int, p Passed) (*entry, error) {
 
 // duplicate does not use (*os.File).Fd, which may turn the description, and with it the copy of a process
 // that still serves, to blocking mode.
-func duplicate(file *os.File) (int, error) {
-	conn, err := file.SyscallConn()
+func duplicate(conn syscall.Conn) (int, error) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return -1, err
 	}
 	dup, dupErr := -1, error(nil)
-	if err := conn.Control(func(fd uintptr) { dup, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, firstDescriptor) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { dup, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, firstDescriptor) }); err != nil {
 		return -1, err
 	}
 	return dup, os.NewSyscallError("fcntl", dupErr)
@@ -227,7 +228,7 @@ func (s *Set) All() []Info { return s.list(func(*entry) bool { return true }) }
 // each entry is a unit option that has no effect, or a name that was misspelt.
 func (s *Set) Unclaimed() []Info { return s.list((*entry).unclaimed) }
 
-func (e *entry) unclaimed() bool { return e.claimedBy == "" }
+func (e *entry) unclaimed() bool { return e.claimedBy == nil }
 
 func (s *Set) list(include func(*entry) bool) []Info {
 	s.mu.Lock()
