@@ -9,6 +9,8 @@ require (
 	github.com/fvbock/endless v0.0.0-20170109170031-447134032cb6
 	github.com/holdfast-go/holdfast v0.0.0
 	github.com/jpillora/overseer v1.1.6
+	github.com/mdlayher/sdnotify v1.0.0
+	github.com/okzk/sdnotify v0.0.0-20240725214427-1c1fdd37c5ac
 	golang.org/x/net v0.51.0
 	golang.org/x/sys v0.47.0
 )
