@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"sync"
 )
 
 // Kind says what a frame's payload is.
@@ -59,7 +60,14 @@ const (
 // too large.
 var ErrFrame = errors.New("handover: bad frame")
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made when it is used, since a pre-check does not need it.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
+
+// checksum is that of a frame whose header, less the checksum, is head.
+func checksum(head, payload []byte) uint32 {
+	table := castagnoli()
+	return crc32.Update(crc32.Checksum(head, table), table, payload)
+}
 
 // Frame is one message. Descriptors travel beside it.
 type Frame struct {
@@ -81,8 +89,7 @@ func (f Frame) Append(dst []byte) ([]byte, error) {
 	dst = binary.BigEndian.AppendUint16(dst, uint16(f.Kind))
 	dst = binary.BigEndian.AppendUint32(dst, f.Seq)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(f.Payload)))
-	crc := crc32.Update(crc32.Checksum(dst[start:], castagnoli), castagnoli, f.Payload)
-	dst = binary.BigEndian.AppendUint32(dst, crc)
+	dst = binary.BigEndian.AppendUint32(dst, checksum(dst[start:], f.Payload))
 	return append(dst, f.Payload...), nil
 }
 
@@ -105,7 +112,7 @@ func Parse(b []byte) (Frame, error) {
 	if got := binary.BigEndian.Uint32(b[12:]); uint64(got) != uint64(len(f.Payload)) || got > MaxPayload {
 		return Frame{}, fmt.Errorf("%w: %v announces %d bytes of payload, has %d", ErrFrame, f.Kind, got, len(f.Payload))
 	}
-	crc := crc32.Update(crc32.Checksum(b[:headerSize-4], castagnoli), castagnoli, f.Payload)
+	crc := checksum(b[:headerSize-4], f.Payload)
 	if got := binary.BigEndian.Uint32(b[16:]); got != crc {
 		return Frame{}, fmt.Errorf("%w: %v has checksum %08x, want %08x", ErrFrame, f.Kind, got, crc)
 	}
