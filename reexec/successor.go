@@ -247,6 +247,17 @@ func (c *successor) handOver(hello handover.Hello, list []passing) error {
 	if err := c.conn.Send(handover.KindHello, hello); err != nil {
 		return c.orEOF(err)
 	}
+	// What fits into one frame is there when the successor looks: on a busy
+	// machine each time that the two wait for each other costs milliseconds.
+	atOnce := len(list) <= handover.MaxDescriptors
+	if atOnce {
+		if err := c.pass(list); err != nil {
+			return err
+		}
+		if err := c.complete(len(list)); err != nil {
+			return err
+		}
+	}
 	var theirs handover.Hello
 	if err := c.expect(handover.KindHello, &theirs); err != nil {
 		return err
@@ -262,18 +273,14 @@ func (c *successor) handOver(hello handover.Hello, list []passing) error {
 	c.version = version
 	c.mu.Unlock()
 	for sent := 0; sent < len(list); {
-		batch := list[sent:min(len(list), sent+handover.MaxDescriptors)]
-		var d handover.Descriptors
-		fds := make([]int, len(batch))
-		for i, p := range batch {
-			d.List = append(d.List, p.Descriptor)
-			fds[i] = p.fd
-		}
-		if err := c.conn.Send(handover.KindDescriptors, d, fds...); err != nil {
-			return c.orEOF(err)
-		}
 		// One batch at a time: what is in flight counts against the limit of
 		// open files of an unprivileged user (unix(7), ETOOMANYREFS).
+		batch := list[sent:min(len(list), sent+handover.MaxDescriptors)]
+		if !atOnce {
+			if err := c.pass(batch); err != nil {
+				return err
+			}
+		}
 		sent += len(batch)
 		var got handover.Received
 		if err := c.expect(handover.KindReceived, &got); err != nil {
@@ -283,7 +290,28 @@ func (c *successor) handOver(hello handover.Hello, list []passing) error {
 			return fmt.Errorf("%d of %d descriptors arrived", got.Count, sent)
 		}
 	}
-	return c.orEOF(c.conn.Send(handover.KindComplete, handover.Complete{Count: len(list)}))
+	if atOnce {
+		return nil
+	}
+	return c.complete(len(list))
+}
+
+// pass sends one batch, if there is anything in it.
+func (c *successor) pass(batch []passing) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	var d handover.Descriptors
+	fds := make([]int, len(batch))
+	for i, p := range batch {
+		d.List = append(d.List, p.Descriptor)
+		fds[i] = p.fd
+	}
+	return c.orEOF(c.conn.Send(handover.KindDescriptors, d, fds...))
+}
+
+func (c *successor) complete(count int) error {
+	return c.orEOF(c.conn.Send(handover.KindComplete, handover.Complete{Count: count}))
 }
 
 // orEOF reads on after a failed send: the successor may have said why it left.
