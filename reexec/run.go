@@ -148,10 +148,17 @@ func (s *Service) Run(ctx context.Context) error {
 	return s.run.err
 }
 
+// A service that is not healthy at once is soon, as a rule: the first looks
+// follow each other quickly.
+const (
+	firstLook    = 5 * time.Millisecond
+	lookInterval = 100 * time.Millisecond
+)
+
 // becomeHealthy posts Built once the service is healthy.
 func (s *Service) becomeHealthy(ctx context.Context) {
 	said := ""
-	for {
+	for wait := firstLook; ; wait = min(2*wait, lookInterval) {
 		err := s.health(ctx, s.opts.StartTimeout)
 		if err == nil {
 			s.post(machine.Built, "")
@@ -163,7 +170,7 @@ func (s *Service) becomeHealthy(ctx context.Context) {
 			s.notReady(err)
 		}
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		case <-s.done:
