@@ -9,7 +9,7 @@ FUZZTIME ?= 10s
 # The tests of the virtual-machine lane, which take minutes under emulation.
 VM     := VMLane|InVirtualMachine
 # Modules of their own: what they require is nothing that a user of Holdfast gets.
-MODULES := reexec/reexectest/examples/grpc vmtests/bench
+MODULES := reexec/reexectest/examples/grpc reexec/reexectest/examples/websocket vmtests/bench
 
 .PHONY: help
 help: ## list the targets
