@@ -2,7 +2,7 @@
 
 // Command health is a gRPC service that is upgraded while it serves, and whose
 // upgrade is tested: see upgrade_test.go. What it serves is the health protocol
-// of gRPC.
+// of gRPC, and sums, which has a stream of each kind.
 package main
 
 import (
@@ -11,18 +11,15 @@ import (
 	"log"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	"google.golang.org/grpc/health/grpc_health_v1"
-
 	"github.com/holdfast-go/holdfast/reexec"
 )
 
 func main() {
 	probation := flag.Duration("probation", 5*time.Second, "how long a new version is on trial")
+	drain := flag.Duration("drain", 30*time.Second, "how long an old version may finish what it has")
 	flag.Parse()
 
-	service, err := reexec.New(reexec.Options{Name: "health", Probation: *probation})
+	service, err := reexec.New(reexec.Options{Name: "health", Probation: *probation, DrainTimeout: *drain})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -30,18 +27,12 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := grpc.NewServer()
-	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+	server := newServer(listener)
+	service.OnDrain("grpc", server.drain)
 	go func() {
-		if err := server.Serve(listener); err != nil {
-			log.Printf("serve: %v", err)
+		if err := server.serve(); err != nil {
+			log.Fatal(err)
 		}
-	}()
-	go func() {
-		// The next version is main, or the service stops: clients are told to
-		// go elsewhere, and what they have asked is answered.
-		<-service.Draining()
-		server.GracefulStop()
 	}()
 	if err := service.Run(context.Background()); err != nil {
 		log.Fatal(err)
