@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"go/format"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +24,8 @@ import (
 
 	"github.com/holdfast-go/holdfast/activation/activationtest"
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/reexectest"
+	"github.com/holdfast-go/holdfast/units"
 )
 
 const root = "../../"
@@ -58,13 +63,20 @@ func block(t *testing.T, language string) string {
 	return blocks(t, language, 1)[0]
 }
 
+// goBlock returns the README's n-th block of Go.
+func goBlock(t *testing.T, n int) string {
+	t.Helper()
+	source := blocks(t, "go", 3)[n]
+	if formatted, err := format.Source([]byte(source)); err != nil || string(formatted) != source {
+		t.Errorf("gofmt would change the README's block %d of Go (%v):\n%s", n, err, formatted)
+	}
+	return source
+}
+
 // writeGo writes the README's n-th block of Go to a file in dir and returns its path.
 func writeGo(t *testing.T, n int, dir, name string) string {
 	t.Helper()
-	source := blocks(t, "go", 2)[n]
-	if formatted, err := format.Source([]byte(source)); err != nil || string(formatted) != source {
-		t.Errorf("gofmt would change the README's %s (%v):\n%s", name, err, formatted)
-	}
+	source := goBlock(t, n)
 	file := filepath.Join(dir, name)
 	if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
 		t.Fatal(err)
@@ -299,6 +311,127 @@ func TestReadmeUpgradeTest(t *testing.T) {
 	skipped := regexp.MustCompile(`--- SKIP: TestUpgrade/(\w+)`).FindAllStringSubmatch(string(out), -1)
 	if passed := strings.Count(string(out), "--- PASS: TestUpgrade/"); passed < 10 || len(skipped) != 1 || skipped[0][1] != "in_flight" {
 		t.Errorf("%d rules passed, skipped are %q; want 10 or more, and in_flight\n%s", passed, skipped, out)
+	}
+}
+
+// chat is what the README's part of a service with sessions leaves out.
+const chat = `package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"time"
+
+	"github.com/holdfast-go/holdfast/reexec"
+)
+
+func main() {
+	svc, err := reexec.New(reexec.Options{Name: "chat", Probation: time.Microsecond})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ln, err := svc.Listen("chat", "tcp", "127.0.0.1:7070")
+	if err != nil {
+		log.Fatal(err)
+	}
+	` + handleSession + `
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go serve(svc, conn, nil)
+		}
+	}()
+	if err := svc.Run(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func answer(conn net.Conn, input []byte) (rest []byte) {
+	for {
+		line, rest, found := bytes.Cut(input, []byte("\n"))
+		if !found {
+			return input
+		}
+		fmt.Fprintf(conn, "%d: %s\n", os.Getpid(), line)
+		input = rest
+	}
+}
+
+`
+
+// handleSession is a line of the README.
+const handleSession = `svc.HandleSession("chat", func(conn net.Conn, state []byte) { serve(svc, conn, state) })`
+
+// A session of the service in the README moves in the middle of a line.
+func TestReadmeSessions(t *testing.T) {
+	t.Parallel()
+	if !strings.Contains(read(t, "README.md"), "\n    "+handleSession+"\n") {
+		t.Errorf("README.md has no line %q", handleSession)
+	}
+	file := filepath.Join(t.TempDir(), "chat.go")
+	if err := os.WriteFile(file, []byte(chat+goBlock(t, 2)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	files, err := units.Render(units.Options{
+		Name: "chat", Exec: "/usr/bin/chat", Systemd: reexectest.DefaultSystemd,
+		Sockets: []units.Socket{{Name: "chat", Address: "127.0.0.1:7070"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := reexectest.Options{
+		Files:    make(map[string]string),
+		Programs: map[string]reexectest.Program{"/usr/bin/chat": reexectest.File(build(t, file))},
+	}
+	for _, f := range files {
+		o.Files[f.Name] = f.Content
+	}
+	u := reexectest.Start(t, o)
+	conn, err := u.Dial(t.Context(), "chat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(u.Options().Patience)); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	ask := func(rest, line string) (pid int) {
+		t.Helper()
+		if _, err := io.WriteString(conn, rest+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := in.ReadString('\n')
+		number, said, _ := strings.Cut(answer, ": ")
+		if pid, _ = strconv.Atoi(number); said != line+"\n" || err != nil {
+			t.Fatalf("answer %q to %q, %v", answer, line, err)
+		}
+		return pid
+	}
+	old := u.MainPID()
+	if pid := ask("hello", "hello"); pid != old {
+		t.Errorf("process %d answers, want %d", pid, old)
+	}
+	if _, err := io.WriteString(conn, "good"); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// It ends when its drain does, or before.
+	for !slices.ContainsFunc(u.Deaths(), func(d reexectest.Death) bool { return d.PID == old }) {
+		time.Sleep(time.Millisecond)
+	}
+	if pid := ask("bye", "goodbye"); pid != u.MainPID() || pid == old {
+		t.Errorf("process %d answers, want %d", pid, u.MainPID())
 	}
 }
 

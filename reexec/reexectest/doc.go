@@ -29,9 +29,11 @@
 //
 //   - [github.com/holdfast-go/holdfast/reexec/reexectest/examples/http], with package reexec
 //   - [github.com/holdfast-go/holdfast/reexec/reexectest/examples/udp], with a client of its own
+//   - [github.com/holdfast-go/holdfast/reexec/reexectest/examples/session], whose connections
+//     live through upgrades
 //   - [github.com/holdfast-go/holdfast/reexec/reexectest/examples/restart], without package
 //     reexec: systemd holds its socket, and an upgrade is a restart
-//   - examples/grpc, which is a module of its own
+//   - examples/grpc and examples/websocket, which are modules of their own
 //
 // # What is looked up where
 //
