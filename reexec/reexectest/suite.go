@@ -538,6 +538,10 @@ func (t *trial) unfit() {
 		{"a directory", Directory()},
 		{"another program", File("/bin/true")},
 	}
+	// Those that keep a connection have it from now on.
+	if err := l.round(t.Context()); err != nil {
+		t.broken("%v", err)
+	}
 	held := t.holdings(u)
 	for _, file := range files {
 		before := u.Show()
