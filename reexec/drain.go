@@ -59,7 +59,7 @@ func (d *drain) begin(paths ownership, done func(error)) {
 			if set := h.keepAlives.Load(); set != nil && d.mover != nil {
 				sets = append(sets, set)
 			} else {
-				h.leading.Store(true)
+				h.lead()
 			}
 		}
 		if d.mover != nil {

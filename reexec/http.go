@@ -19,27 +19,35 @@ type httpServer struct {
 	finished chan error  // what Serve returned
 
 	keepAlives atomic.Pointer[keepAlives] // nil if nothing can move
+	http2      *http2Conns                // nil if net/http ends HTTP/2 by itself
 }
 
 // newHTTPServer wraps srv's handler, so that clients can be led away: an
 // answer with Connection: close makes an HTTP/1 client open its next
-// connection elsewhere, and net/http turns it into a graceful GOAWAY on
-// HTTP/2. Shutdown alone closes idle connections while a request may be on
-// its way, and that request is lost.
-func newHTTPServer(srv *http.Server, ln net.Listener) *httpServer {
+// connection elsewhere. Shutdown alone closes idle connections while a request
+// may be on its way, and that request is lost. On HTTP/2 net/http makes a GOAWAY
+// of that header, and loses one, too, so this is left to the http2Conns. Others
+// may serve the same srv on another listener.
+func newHTTPServer(srv *http.Server, ln net.Listener, others []*httpServer) *httpServer {
 	h := &httpServer{srv: srv, ln: ln, finished: make(chan error, 1)}
+	if i := slices.IndexFunc(others, func(o *httpServer) bool { return o.srv == srv }); i >= 0 {
+		h.http2 = others[i].http2
+	} else {
+		h.http2 = interpose(srv)
+	}
 	next := srv.Handler
 	if next == nil {
 		next = http.DefaultServeMux
 	}
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if h.leading.Load() {
+		if h.leading.Load() && (h.http2 == nil || r.ProtoMajor < 2) {
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)
 	})
 	hook := srv.ConnState
 	srv.ConnState = func(conn net.Conn, state http.ConnState) {
+		conn = withoutFrames(conn)
 		// First the service's: it may set deadlines, and after ours these would
 		// be taken for net/http's.
 		if hook != nil {
@@ -53,7 +61,7 @@ func newHTTPServer(srv *http.Server, ln net.Listener) *httpServer {
 // serve returns nil when the listener was closed by us.
 func (h *httpServer) serve() error {
 	var err error
-	if t := h.srv.TLSConfig; t != nil && (len(t.Certificates) > 0 || t.GetCertificate != nil || t.GetConfigForClient != nil) {
+	if servesTLS(h.srv) {
 		err = h.srv.ServeTLS(h.ln, "", "")
 	} else {
 		err = h.srv.Serve(h.movable())
@@ -72,15 +80,27 @@ func (h *httpServer) movable() net.Listener {
 	if !ok || slices.ContainsFunc(l.lanes, (*lane).odd) || h.srv.Protocols != nil && h.srv.Protocols.UnencryptedHTTP2() {
 		return h.ln
 	}
-	set := newKeepAlives(l, func() { h.leading.Store(true) })
+	set := newKeepAlives(l, h.lead)
 	h.keepAlives.Store(set)
 	l.adoptFor(set)
 	return keepAliveListener{l, set}
 }
 
-// stop answers what was asked and closes idle connections at once. It returns
-// when that is done or ctx ends.
-func (h *httpServer) stop(ctx context.Context) error {
+// lead leads clients away from now on.
+func (h *httpServer) lead() {
 	h.leading.Store(true)
+	if h.http2 != nil {
+		h.http2.lead()
+	}
+}
+
+// stop answers what was asked and closes idle connections at once; those of
+// HTTP/1 only when HTTP/2 has come to its end, since Shutdown is for both. It
+// returns when that is done or ctx ends.
+func (h *httpServer) stop(ctx context.Context) error {
+	h.lead()
+	if h.http2 != nil {
+		h.http2.end(ctx)
+	}
 	return h.srv.Shutdown(ctx)
 }

@@ -295,7 +295,7 @@ func TestTwoServersOnOneListener(t *testing.T) {
 	const clients = 20
 	pair := func(inv *inventory, name string) *httpGeneration {
 		g := newHTTPGeneration(t, inv, &http.Server{Handler: echo(name)})
-		second := newHTTPServer(&http.Server{Handler: echo(name)}, g.ln)
+		second := newHTTPServer(&http.Server{Handler: echo(name)}, g.ln, nil)
 		g.drain.servers = append(g.drain.servers, second)
 		served := make(chan error, 1)
 		go func() { served <- second.serve() }()

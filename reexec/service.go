@@ -204,7 +204,7 @@ func (s *Service) notReady(err error) {
 // spoken on it. Other clients are led away with Connection: close before
 // anything is closed. Call it before Run.
 func (s *Service) Serve(srv *http.Server, ln net.Listener) {
-	s.drain.servers = append(s.drain.servers, newHTTPServer(srv, ln))
+	s.drain.servers = append(s.drain.servers, newHTTPServer(srv, ln, s.drain.servers))
 }
 
 // Main is closed when this generation becomes main: at the start of the service,
