@@ -86,6 +86,15 @@ func (h *httpServer) movable() net.Listener {
 	return keepAliveListener{l, set}
 }
 
+// nameOf is the name by which a listener is known to all generations; of one that
+// the service has wrapped that is its address.
+func nameOf(ln net.Listener) string {
+	if l, ok := ln.(*listener); ok {
+		return l.name
+	}
+	return ln.Addr().Network() + " " + ln.Addr().String()
+}
+
 // lead leads clients away from now on.
 func (h *httpServer) lead() {
 	h.leading.Store(true)

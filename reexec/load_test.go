@@ -3,11 +3,16 @@
 package reexec_test
 
 import (
+	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -24,18 +29,44 @@ type load struct {
 }
 
 func startLoad(t *testing.T, url string, clients int) *load {
-	l := &load{t: t, stop: make(chan struct{}), answered: map[string]int{}}
+	l := newLoad(t)
 	for i := range clients {
-		l.done.Go(func() { l.client(url, i) })
+		transport := &http.Transport{MaxConnsPerHost: 1}
+		client := &http.Client{Transport: transport, Timeout: patience}
+		l.done.Go(func() {
+			defer transport.CloseIdleConnections()
+			l.client(client, url, i)
+		})
 	}
+	return l
+}
+
+// startHTTP2Load has as many clients with streams requests at a time each.
+func startHTTP2Load(t *testing.T, url string, config *tls.Config, clients, streams int) *load {
+	l := newLoad(t)
+	for i := range clients {
+		transport := &http.Transport{TLSClientConfig: config.Clone(), Protocols: new(http.Protocols)}
+		transport.Protocols.SetHTTP2(true)
+		client := &http.Client{Transport: transport, Timeout: patience}
+		var all sync.WaitGroup
+		for j := range streams {
+			all.Go(func() { l.client(client, url, i*streams+j) })
+		}
+		l.done.Go(func() {
+			defer transport.CloseIdleConnections()
+			all.Wait()
+		})
+	}
+	return l
+}
+
+func newLoad(t *testing.T) *load {
+	l := &load{t: t, stop: make(chan struct{}), answered: map[string]int{}}
 	t.Cleanup(func() { l.end() })
 	return l
 }
 
-func (l *load) client(url string, number int) {
-	transport := &http.Transport{MaxConnsPerHost: 1}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: patience}
+func (l *load) client(client *http.Client, url string, number int) {
 	for i := 0; ; i++ {
 		select {
 		case <-l.stop:
@@ -55,9 +86,22 @@ func (l *load) client(url string, number int) {
 
 func post(client *http.Client, url, body string) (pid string, err error) {
 	// A reader that net/http does not know cannot be rewound.
-	req, err := http.NewRequest(http.MethodPost, url, struct{ io.Reader }{strings.NewReader(body)})
+	ctx, written := context.Background(), atomic.Bool{}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaderField: func(string, []string) { written.Store(true) }})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, struct{ io.Reader }{strings.NewReader(body)})
 	if err != nil {
 		return "", err
+	}
+	// On HTTP/2 Go's client fails a request that it has not begun to send when a
+	// GOAWAY comes at that very moment, because it has closed the body by then
+	// (golang/go#62450); so another one is made as long as nothing was written.
+	if client.Transport.(*http.Transport).Protocols != nil {
+		req.GetBody = func() (io.ReadCloser, error) {
+			if written.Load() {
+				return nil, errors.New("the request was sent before")
+			}
+			return io.NopCloser(strings.NewReader(body)), nil
+		}
 	}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -65,6 +65,11 @@ type Options struct {
 	// upgrade starts. Beyond it a request is answered with busy. Default 3.
 	MaxDraining int
 
+	// OwnTicketKeys says that the service sets the keys of TLS session tickets
+	// itself, for example because other machines have the same ones. Serve then
+	// leaves them alone.
+	OwnTicketKeys bool
+
 	// Logger gets one line for every change of state. Default: slog.Default.
 	Logger *slog.Logger
 }

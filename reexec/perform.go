@@ -184,6 +184,7 @@ func (s *Service) start() {
 			hello := handover.Hello{
 				Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
 				Instance: s.instance, Generation: s.generation + 1, Beat: s.opts.Beat, Last: s.lastVerdict(),
+				TicketKeys: s.tickets.handOver(),
 			}
 			go c.follow(hello, list, tell, s.adopt)
 			return

@@ -139,6 +139,9 @@ func (s *Service) Run(ctx context.Context) error {
 			s.run.timerC = nil
 			s.step(event{kind: machine.Deadline, reason: s.late()})
 		case <-ticker.C:
+			if s.state == machine.Serving {
+				s.tickets.rotate(time.Now())
+			}
 			if s.state == machine.Probation && s.run.beats.missed() {
 				s.step(event{kind: machine.Hung, attempt: s.run.attempt, reason: fmt.Sprintf(
 					"successor (PID %d) hangs: no beat for %v", s.run.successor.process.PID, s.run.beats.silence().Round(time.Millisecond))})

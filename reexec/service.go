@@ -39,6 +39,7 @@ type Service struct {
 	inv     *inventory
 	drain   *drain
 	workers []*worker
+	tickets *ticketKeys
 
 	events   chan event
 	upgrades chan os.Signal // SIGUSR2
@@ -131,6 +132,11 @@ func New(opts Options) (_ *Service, err error) {
 		s.generation, s.instance, s.last = pred.hello.Generation, pred.hello.Instance, pred.hello.Last
 		s.elders = got.elders
 	}
+	var keys []handover.TicketKey
+	if pred != nil {
+		keys = pred.hello.TicketKeys
+	}
+	s.tickets = newTicketKeys(keys, time.Now())
 	s.inv = newInventory(got.set)
 	s.inv.bound = got.bound
 	s.drain = newDrain(s.inv)
@@ -198,12 +204,25 @@ func (s *Service) notReady(err error) {
 }
 
 // Serve makes Run serve HTTP on ln with srv, TLS if srv.TLSConfig has
-// certificates. It wraps srv.Handler and srv.ConnState; after that, srv is the
-// service's. When the service drains for another generation, idle connections
-// move there if ln is what Listen has returned and only HTTP/1 without TLS is
-// spoken on it. Other clients are led away with Connection: close before
-// anything is closed. Call it before Run.
+// certificates. Each version loads its own, and clients resume their TLS
+// sessions across versions ([Service.ShareTicketKeys]). Serve wraps srv.Handler,
+// srv.ConnState and what srv.TLSNextProto has for HTTP/2, and clones
+// srv.TLSConfig; after that, srv is the service's. Call it before Run.
+//
+// When the service drains for another generation, idle connections move there if
+// ln is what Listen has returned and only HTTP/1 without TLS is spoken on it.
+// Other clients are led away before anything is closed. On HTTP/1 the next answer
+// says Connection: close. On HTTP/2, with TLS or without, GOAWAY asks the client
+// to send new requests elsewhere; all that it has sent until it reads that is
+// answered. This is so for the HTTP/2 of net/http and of ConfigureServer of
+// golang.org/x/net/http2. Another one in srv.TLSNextProto sees
+// Connection: close, like HTTP/1. One that hijacks connections, such as
+// golang.org/x/net/http2/h2c, is not known to the service.
 func (s *Service) Serve(srv *http.Server, ln net.Listener) {
+	if srv.TLSConfig != nil && !s.opts.OwnTicketKeys {
+		srv.TLSConfig = srv.TLSConfig.Clone()
+		s.tickets.share(nameOf(ln), srv.TLSConfig)
+	}
 	s.drain.servers = append(s.drain.servers, newHTTPServer(srv, ln, s.drain.servers))
 }
 

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,6 +61,8 @@ type plan struct {
 	NoSessions bool   // handles none that another generation had
 	Ballast    int    // bytes of state of each session
 	Worker     string // runs while it is main, and does as this says
+	// Certificate and Key are PEM. With them the first listener is for TLS.
+	Certificate, Key []byte
 }
 
 type planSocket struct{ Name, Network, Address string }
@@ -137,7 +140,15 @@ func runService(log *slog.Logger) error {
 			return err
 		}
 		if i == 0 {
-			service.Serve(&http.Server{Handler: p.handler(service)}, ln)
+			srv := &http.Server{Handler: p.handler(service)}
+			if p.Certificate != nil {
+				certificate, err := tls.X509KeyPair(p.Certificate, p.Key)
+				if err != nil {
+					return err
+				}
+				srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
+			}
+			service.Serve(srv, ln)
 		}
 	}
 	for _, l := range p.Streams {

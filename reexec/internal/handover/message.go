@@ -56,7 +56,22 @@ type Hello struct {
 	Generation int              `json:"generation,omitempty"` // of the successor
 	Beat       time.Duration    `json:"beat,omitempty"`       // nanoseconds
 	Last       *control.Verdict `json:"last,omitempty"`
+	// TicketKeys are for TLS session tickets, the newest first. Who does not know
+	// them ends the sessions.
+	TicketKeys []TicketKey `json:"ticket_keys,omitempty"`
 }
+
+// TicketKey is secret: it must not be logged.
+type TicketKey struct {
+	Key  []byte    `json:"key"`
+	Made time.Time `json:"made"`
+}
+
+// String hides the key, also from %v of all around it.
+func (k TicketKey) String() string { return "key of " + k.Made.Format(time.RFC3339) }
+
+// GoString does so from %#v.
+func (k TicketKey) GoString() string { return k.String() }
 
 // Descriptor describes one descriptor that travels with a Descriptors frame.
 type Descriptor struct {
