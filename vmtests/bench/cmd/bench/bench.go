@@ -39,9 +39,12 @@ type bench struct {
 
 // settings are what the flags say.
 type settings struct {
-	on        string // where services that need systemd run
-	systemd   int
-	upgrades  int
+	on       string // where services that need systemd run
+	systemd  int
+	upgrades int
+
+	peerUpgrades, costUpgrades int
+
 	steady    time.Duration
 	clients   int
 	idle      int

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/micro"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 )
 
@@ -34,6 +36,7 @@ func sharedBench(t *testing.T) *bench {
 var closeShared = func() error { return nil }
 
 func TestMain(m *testing.M) {
+	micro.Child()
 	code := m.Run()
 	if err := closeShared(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -44,7 +47,7 @@ func TestMain(m *testing.M) {
 
 // small is a benchmark that is over soon.
 var small = settings{
-	on: onStandIn, systemd: 257, upgrades: 1, steady: 100 * time.Millisecond, clients: 4, idle: 20,
+	on: onStandIn, systemd: 257, upgrades: 1, peerUpgrades: 1, costUpgrades: 1, steady: 100 * time.Millisecond, clients: 4, idle: 20,
 	think: time.Millisecond, drain: 300 * time.Millisecond, probation: time.Millisecond,
 }
 
@@ -157,15 +160,13 @@ func jsonOf(t *testing.T, v any) string {
 func TestBenchmark(t *testing.T) {
 	b := sharedBench(t)
 	dir := t.TempDir()
-	measured, err := choose("peers", "holdfast,tableflip-lameduck", peers, func(p peer) string { return p.name })
+	p, err := parse([]string{"-peers=holdfast,tableflip-lameduck", "-workloads=idle,http2,udp"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := run{Peers: recipes(measured)}
-	if r.workloads, err = choose("workloads", "idle,http2,udp", workloads, func(w workload) string { return w.name }); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.measureAll(t.Context(), &r, measured, func(string) {}); err != nil {
+	p.settings, p.scales, p.micro = small, nil, false
+	r := run{Peers: recipes(p.peers), workloads: p.workloads}
+	if err := b.measureAll(t.Context(), &r, p, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer

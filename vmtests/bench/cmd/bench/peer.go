@@ -22,8 +22,14 @@ type peer struct {
 	program   string   // of cmd/, or of a Debian package
 	protocols []string // that it can be measured with
 	args      []string // beside those of toy.Flags
+	// listeners is how many sockets the service has; 0 stands for 1. Only Holdfast's unit can have more.
+	listeners int
 	// drain is how long it lets connections that are left take where that cannot be set; else 0.
 	drain time.Duration
+	// stays says under which workloads its old version stays for the whole drain, because clients do not go;
+	// leads is how long it leads them away.
+	stays func(w workload) bool
+	leads time.Duration
 	start func(ctx context.Context, b *bench, p peer, protocol string) (service, error)
 	// argv is how to execute it without anything around, to see how long that takes.
 	argv func(b *bench, p peer, protocol, dir, address string) ([]string, error)
@@ -91,6 +97,9 @@ var peers = []peer{
 		program: "haproxy", protocols: onlyHTTP, start: startHAProxy, argv: haproxyArgv, missing: installed("haproxy"),
 	},
 }
+
+// holdfastPeer is ours.
+func holdfastPeer() peer { return peers[0] }
 
 func (p peer) speaks(protocol string) bool { return slices.Contains(p.protocols, protocol) }
 

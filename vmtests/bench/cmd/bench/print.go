@@ -102,7 +102,24 @@ func draw(dir string, r *run) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	drawings := map[string][]byte{
+	drawings := make(map[string][]byte)
+	if len(r.Cells) > 0 {
+		r.drawCells(drawings)
+	}
+	for _, c := range r.Costs {
+		drawings["costs-"+c.Scale] = drawCosts(c)
+	}
+	for name, drawing := range drawings {
+		if err := os.WriteFile(filepath.Join(dir, name+".svg"), drawing, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drawCells draws what clients noticed.
+func (r *run) drawCells(drawings map[string][]byte) {
+	for name, drawing := range map[string][]byte{
 		"failed": r.bars("Failed requests", "logarithmic scale", true,
 			func(c *cell) (float64, string) {
 				return float64(c.Failed), fmt.Sprintf("%d of %d", c.Failed, c.Requests)
@@ -119,6 +136,8 @@ func draw(dir string, r *run) error {
 			}),
 		"memory": r.bars("Peak of memory during an upgrade", "PSS of all generations and keepers", false,
 			func(c *cell) (float64, string) { return float64(c.Memory.PSS), mib(c.Memory.PSS) }),
+	} {
+		drawings[name] = drawing
 	}
 	for _, w := range r.workloads {
 		chart := svg.StripChart{
@@ -140,12 +159,6 @@ func draw(dir string, r *run) error {
 			drawings["timeline-"+w.name] = chart.SVG()
 		}
 	}
-	for name, drawing := range drawings {
-		if err := os.WriteFile(filepath.Join(dir, name+".svg"), drawing, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // bars draws one value of every cell.

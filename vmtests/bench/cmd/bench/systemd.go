@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/reexectest"
 	"github.com/holdfast-go/holdfast/units"
 	"github.com/holdfast-go/holdfast/vmtests"
@@ -32,12 +33,18 @@ const (
 // toyAddress is the service's where it has a network of its own. The stand-in replaces the port by a free one.
 const toyAddress = "127.0.0.1:8080"
 
+// morePorts is before those of further sockets. They lie below those from which clients connect
+// (ip_local_port_range).
+const morePorts = 20000
+
 // A manager is systemd or what stands in for it.
 type manager interface {
 	service
 	// mainPID returns the PID of the main process as this process knows it.
 	mainPID(ctx context.Context) (int, error)
 	restart(ctx context.Context) error
+	// controlSocket is where this process reaches the service's.
+	controlSocket(ctx context.Context) (string, error)
 }
 
 // A bySignal is a service under systemd that is upgraded by a signal to its main process.
@@ -66,12 +73,15 @@ func (s byRestart) upgrade(ctx context.Context, begin func()) error {
 func startHoldfast(ctx context.Context, b *bench, p peer, protocol string) (service, error) {
 	p.args = append(p.args, "-probation="+b.probation.String())
 	m, err := startUnits(ctx, b, p, protocol, func(path string, args []string, address string) ([]units.File, error) {
-		socket := units.Socket{Name: "toy", Address: address}
+		sockets := []units.Socket{{Name: "toy", Address: address}}
 		if protocol == toy.UDP {
-			socket.Type = units.Datagram
+			sockets[0].Type = units.Datagram
+		}
+		for i := 1; i < p.listeners; i++ {
+			sockets = append(sockets, units.Socket{Name: "toy", Address: fmt.Sprintf("127.0.0.1:%d", morePorts+i)})
 		}
 		return units.Render(units.Options{
-			Name: "toy", Exec: path, Args: args, Systemd: b.systemd, Sockets: []units.Socket{socket},
+			Name: "toy", Exec: path, Args: args, Systemd: b.systemd, Sockets: sockets,
 			Probation: b.probation, DrainTimeout: b.drain,
 		})
 	})
@@ -178,6 +188,11 @@ func (c *container) mainPID(ctx context.Context) (int, error) {
 	return c.machine.HostPID(pid)
 }
 
+func (c *container) controlSocket(ctx context.Context) (string, error) {
+	pid, err := c.mainPID(ctx)
+	return fmt.Sprintf("/proc/%d/root/run/toy/%s", pid, control.SocketName), err
+}
+
 func (c *container) restart(ctx context.Context) error {
 	_, err := c.machine.Systemctl(ctx, "restart", "toy.service")
 	return err
@@ -258,6 +273,10 @@ func (s *standIn) mainPID(context.Context) (int, error) {
 		return pid, nil
 	}
 	return 0, errors.New("the service has no main process")
+}
+
+func (s *standIn) controlSocket(context.Context) (string, error) {
+	return s.unit.Path("run/toy/" + control.SocketName), nil
 }
 
 func (s *standIn) restart(ctx context.Context) error { return s.unit.Restart(ctx) }

@@ -8,27 +8,33 @@ import (
 	"flag"
 	"log"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/heap"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
 )
 
 func main() {
 	probation := flag.Duration("probation", 5*time.Second, "how long a new version is on trial")
+	bytes := flag.Int64("heap", 0, "`bytes` of objects that the service has")
 	config := toy.Flags()
-	if err := run(config, *probation); err != nil {
+	if err := run(config, *probation, *bytes); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(config *toy.Config, probation time.Duration) error {
+func run(config *toy.Config, probation time.Duration, bytes int64) error {
 	service, err := reexec.New(reexec.Options{
 		Name: "toy", Version: toy.Version(), Probation: probation, DrainTimeout: config.Drain,
 	})
 	if err != nil {
 		return err
 	}
+	// After New, which a pre-check does not leave: it needs no state.
+	objects := heap.Fill(bytes)
+	defer runtime.KeepAlive(objects)
 	if config.Protocol == toy.UDP {
 		conn, err := service.ListenPacket("toy", "udp", config.Address)
 		if err != nil {

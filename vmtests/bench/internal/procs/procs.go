@@ -162,3 +162,26 @@ func parentOf(pid int) (parent int, alive bool, err error) {
 	parent, err = strconv.Atoi(fields[1])
 	return parent, err == nil && fields[0] != "Z" && fields[0] != "X", err
 }
+
+// Watch returns a channel on which comes when a process has ended, in nanoseconds of CLOCK_MONOTONIC. A
+// zombie has ended.
+func Watch(pid int) (<-chan int64, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	ended := make(chan int64, 1)
+	go func() {
+		defer unix.Close(fd)
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		var now unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every Linux has this clock
+		ended <- now.Nano()
+	}()
+	return ended, nil
+}

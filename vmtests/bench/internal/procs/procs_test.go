@@ -4,6 +4,7 @@ package procs_test
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
@@ -11,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 )
 
@@ -103,5 +107,37 @@ func TestGroup(t *testing.T) {
 	in, err = procs.InGroup(line, "/no/such/group")
 	if err != nil || len(in) != 0 {
 		t.Errorf("in a group that is not there: %v (%v)", in, err)
+	}
+}
+
+// The end of a process is seen when it happens, not when somebody waits for it.
+func TestWatch(t *testing.T) {
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended, err := procs.Watch(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+		t.Error("it has ended before its input")
+	default:
+	}
+	before := load.Now()
+	_ = stdin.Close()
+	if at := <-ended; at < before || at > load.Now() {
+		t.Errorf("ended at %d, the input at %d", at, before)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := procs.Watch(cmd.Process.Pid); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("watch what is gone: %v, want ESRCH", err)
 	}
 }

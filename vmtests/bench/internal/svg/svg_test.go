@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -116,4 +117,63 @@ func TestStripChart(t *testing.T) {
 	if n := bytes.Count(document, []byte("#cc0000")); n != 1 {
 		t.Errorf("%d marks, want 1", n)
 	}
+}
+
+func TestLineChart(t *testing.T) {
+	chart := svg.LineChart{
+		Title: "Lines & circles", Note: "note",
+		Ticks: []svg.Tick{{X: 0, Label: "none"}, {X: 10, Label: "ten"}, {X: 1000, Label: "many"}},
+		Panels: []svg.Panel{
+			{Unit: "ms", Lines: []svg.Line{
+				{Name: "first", Points: []svg.Point{{X: 0, Y: 5, Worst: 20}, {X: 10, Y: 50, Worst: 60}, {X: 1000, Y: 500, Worst: 700}}},
+				{Name: "near", Points: []svg.Point{{X: 0, Y: 0}, {X: 1000, Y: 510}}},
+				{Name: "empty"},
+			}},
+			{Unit: "MiB"},
+		},
+	}
+	document := chart.SVG()
+	texts, _ := read(t, document)
+	for _, want := range []string{"Lines & circles", "note", "none", "ten", "many", "first", "near", "1 ms", "1000 ms", "1 MiB"} {
+		if !slices.Contains(texts, want) {
+			t.Errorf("no text %q in %q", want, texts)
+		}
+	}
+	if slices.Contains(texts, "empty") {
+		t.Error("a line without points is named")
+	}
+	// Equal steps of the scale are equal steps of the drawing: 0 has its place one decade before the first.
+	var x []float64
+	for _, field := range strings.Fields(between(string(document), `points="`, `"`)) {
+		at, _, _ := strings.Cut(field, ",")
+		v, err := strconv.ParseFloat(at, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x = append(x, v)
+	}
+	if len(x) != 3 || math.Abs((x[2]-x[1])-2*(x[1]-x[0])) > 0.3 {
+		t.Errorf("points at %v, want the second step twice the first", x)
+	}
+	if n := bytes.Count(document, []byte("<circle")); n != 3 {
+		t.Errorf("%d circles, want 3", n)
+	}
+}
+
+// A chart of nothing is one.
+func TestEmptyLineChart(t *testing.T) {
+	read(t, svg.LineChart{Panels: []svg.Panel{{Lines: []svg.Line{{Name: "none"}}}}}.SVG())
+	one := svg.LineChart{
+		Ticks:  []svg.Tick{{X: 3, Label: "three"}},
+		Panels: []svg.Panel{{Lines: []svg.Line{{Name: "one", Points: []svg.Point{{X: 3, Y: 1}}}}}},
+	}
+	if document := string(one.SVG()); strings.Contains(document, "NaN") || strings.Contains(document, "Inf") {
+		t.Errorf("no place for a single point:\n%s", document)
+	}
+}
+
+func between(text, before, after string) string {
+	_, text, _ = strings.Cut(text, before)
+	text, _, _ = strings.Cut(text, after)
+	return text
 }
