@@ -160,7 +160,7 @@ func jsonOf(t *testing.T, v any) string {
 func TestBenchmark(t *testing.T) {
 	b := sharedBench(t)
 	dir := t.TempDir()
-	p, err := parse([]string{"-peers=holdfast,tableflip-lameduck", "-workloads=idle,http2,udp"}, io.Discard)
+	p, err := parse([]string{"-peers=holdfast,tableflip-lameduck", "-workloads=idle,http2,session,udp"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,15 +181,18 @@ func TestBenchmark(t *testing.T) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Cells) != 6 || len(r.broken) != 0 {
-		t.Fatalf("%d cells, want 6; broken: %q", len(r.Cells), r.broken)
+	if len(r.Cells) != 8 || len(r.broken) != 0 {
+		t.Fatalf("%d cells, want 8; broken: %q", len(r.Cells), r.broken)
 	}
 	for _, c := range r.Cells {
-		if c.Workload == "udp" && c.Peer == "tableflip-lameduck" {
+		if (c.Workload == "udp" || c.Workload == "session") && c.Peer == "tableflip-lameduck" {
 			if c.Skipped == "" {
-				t.Error("tableflip-lameduck has no recipe for datagrams, and the result does not say so")
+				t.Errorf("tableflip-lameduck has no recipe for %s, and the result does not say so", c.Workload)
 			}
 			continue
+		}
+		if c.Peer == "holdfast" && c.Workload != "http2" && c.Failed+c.Connections.Reconnects() > 0 {
+			t.Errorf("holdfast, %s: %d failed, %d reconnects; want none", c.Workload, c.Failed, c.Connections.Reconnects())
 		}
 		if c.Error != "" || len(c.Upgrades) != 1 || c.Requests <= c.Failed || c.First <= 0 || c.Exec <= 0 || c.Memory.PSS <= 0 {
 			t.Errorf("%s, %s: %s", c.Peer, c.Workload, jsonOf(t, c))

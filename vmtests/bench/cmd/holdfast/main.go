@@ -48,11 +48,7 @@ func run(config *toy.Config, probation time.Duration, bytes int64) error {
 		return err
 	}
 	if config.Protocol == toy.Line {
-		lines, err := toy.NewService(config)
-		if err != nil {
-			return err
-		}
-		go func() { _ = lines.Serve(ln) }() // ends when Run closes the listener
+		serveLines(service, ln)
 		return service.Run(context.Background())
 	}
 	var srv *http.Server

@@ -214,14 +214,18 @@ func (s *Service) Shutdown() error {
 // EchoLines answers every line with the version, the PID and the line, until the client ends the session.
 func EchoLines(conn net.Conn) {
 	defer conn.Close()
-	lines := bufio.NewReader(conn)
+	_, _ = AnswerLines(conn, bufio.NewReader(conn)) // either end may end it
+}
+
+// AnswerLines answers lines until there is an error, and returns what was read of a line without its end.
+func AnswerLines(to io.Writer, from *bufio.Reader) (begun []byte, err error) {
 	for {
-		line, err := lines.ReadString('\n')
+		line, err := from.ReadString('\n')
 		if err != nil {
-			return
+			return []byte(line), err
 		}
-		if _, err := fmt.Fprintf(conn, "%s %d %s", version, os.Getpid(), line); err != nil {
-			return
+		if _, err := fmt.Fprintf(to, "%s %d %s", version, os.Getpid(), line); err != nil {
+			return nil, err
 		}
 	}
 }
