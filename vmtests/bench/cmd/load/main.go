@@ -7,11 +7,15 @@ package main
 import (
 	"log"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 )
 
 func main() {
+	// ^C on a terminal is for the runner, who wants to know what was counted. This process ends with its input.
+	signal.Ignore(syscall.SIGINT)
 	if err := load.Serve(os.Stdin, os.Stdout); err != nil {
 		log.Fatal(err)
 	}

@@ -37,20 +37,21 @@ func (c *http2Conn) ask(deadline time.Time) error {
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
+	sent := c.nextBody()
 	// Without GetBody the request cannot be made again.
-	body := struct{ io.Reader }{bytes.NewReader(c.body)}
+	body := struct{ io.Reader }{bytes.NewReader(sent)}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://localhost/", body)
 	if err != nil {
 		return err
 	}
-	request.ContentLength = int64(len(c.body))
+	request.ContentLength = int64(len(sent))
 	response, err := conn.RoundTrip(request)
 	if err != nil {
 		c.failed(conn, deadline)
 		return err
 	}
 	defer response.Body.Close()
-	if _, err := checkResponse(response, c.body); err != nil {
+	if _, err := checkResponse(response, sent); err != nil {
 		c.failed(conn, deadline)
 		return err
 	}

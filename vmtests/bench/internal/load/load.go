@@ -12,6 +12,7 @@ package load
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -19,12 +20,18 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/delay"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/stats"
 )
 
 // Modes of clients.
@@ -35,21 +42,33 @@ const (
 	HTTP2     = "http2"     // POSTs as streams of one connection for each Streams clients
 	Line      = "line"      // sessions of lines
 	UDP       = "udp"       // datagrams
+
+	// These need the service of package mixed.
+	Slow   = "slow"   // POST after POST over one connection, answered after up to SlowLimit
+	Upload = "upload" // the same, with a body that takes a while to send
+	Events = "events" // streams of server-sent events, one after the other over one connection
+	Halves = "halves" // sessions of lines that are sent in two parts
 )
+
+var modes = []string{New, KeepAlive, Idle, HTTP2, Line, UDP, Slow, Upload, Events, Halves}
 
 // Streams is how many clients share a connection in mode HTTP2.
 const Streams = 4
 
 // Options say what load to make.
 type Options struct {
-	Mode    string        `json:"mode"`
-	Address string        `json:"address"` // where to, on a loopback address
+	Mode string `json:"mode"`
+	// Network is "unix", "unixgram" or "unixpacket". Empty means that of IP: UDP in mode UDP, else TCP.
+	Network string        `json:"network,omitempty"`
+	Address string        `json:"address"` // where to: a loopback address and a port, or the path of a socket
 	Clients int           `json:"clients"`
 	Think   time.Duration `json:"think"`   // pause of each client after a request
 	Delay   time.Duration `json:"delay"`   // each way; TCP only
 	Timeout time.Duration `json:"timeout"` // after which a request has failed; 0 means 10 s
 	Body    int           `json:"body"`    // bytes of a request; 0 means 512
 	CA      []byte        `json:"ca"`      // certificate of the server in PEM, for TLS; empty for none
+	// Sum has the report sum requests up, for a run that is too long to keep a sample of each.
+	Sum bool `json:"sum,omitempty"`
 }
 
 // A Sample is one request. Times are of CLOCK_MONOTONIC in nanoseconds, the same for all processes.
@@ -68,6 +87,7 @@ type Connections struct {
 	Announced int `json:"announced"` // reconnects that the server had asked for
 	Cut       int `json:"cut"`       // reconnects after the end of an idle connection, without a word
 	Resumed   int `json:"resumed"`   // reconnects that resumed a TLS session
+	Moved     int `json:"moved"`     // how often another process than before answered on a connection
 	// Duplicates are datagrams that answered what had been answered.
 	Duplicates int `json:"duplicates"`
 }
@@ -77,9 +97,22 @@ func (c Connections) Reconnects() int { return c.Announced + c.Cut }
 
 // A Report is what became of all requests.
 type Report struct {
-	Samples     []Sample    `json:"samples"`
+	Samples     []Sample    `json:"samples,omitempty"` // unless Options.Sum
+	Sum         *Sum        `json:"sum,omitempty"`     // if Options.Sum
 	Connections Connections `json:"connections"`
 }
+
+// A Sum is of all requests that are over.
+type Sum struct {
+	Requests int           `json:"requests"`
+	Failed   int           `json:"failed"`
+	Failures []Sample      `json:"failures,omitempty"` // the first ones
+	Latency  stats.Summary `json:"latency"`            // of those that were answered
+}
+
+// maxFailures is how many failed requests a Sum tells of. They are needed to find the cause, the rest is
+// counted.
+const maxFailures = 100
 
 // Now returns the time of CLOCK_MONOTONIC in nanoseconds.
 func Now() int64 {
@@ -94,7 +127,8 @@ func Now() int64 {
 type Generator struct {
 	options   Options
 	body      []byte
-	tls       *tls.Config // nil for none
+	bodies    atomic.Int64 // that were made
+	tls       *tls.Config  // nil for none
 	forwarder *delay.Forwarder
 	address   string // the forwarder's, if there is one
 	clients   []client
@@ -104,6 +138,8 @@ type Generator struct {
 
 	mu      sync.Mutex
 	samples []Sample
+	sum     Sum
+	latency stats.Histogram // of sum
 	count   Connections
 }
 
@@ -138,6 +174,14 @@ func Start(options Options) (*Generator, error) {
 			c = &tcpClient{Generator: g, exchange: exchangeHTTP}
 		case Line:
 			c = &tcpClient{Generator: g, exchange: exchangeLine}
+		case Slow:
+			c = &tcpClient{Generator: g, exchange: exchangeSlow}
+		case Upload:
+			c = &tcpClient{Generator: g, exchange: exchangeUpload}
+		case Events:
+			c = &tcpClient{Generator: g, exchange: exchangeEvents}
+		case Halves:
+			c = &tcpClient{Generator: g, exchange: exchangeHalves}
 		case HTTP2:
 			if i%Streams == 0 {
 				shared = newHTTP2Conn(g)
@@ -160,17 +204,14 @@ func (g *Generator) prepare() error {
 	if o.Body == 0 {
 		o.Body = 512
 	}
-	switch o.Mode {
-	case New, KeepAlive, Idle, HTTP2, Line, UDP:
-	default:
-		return fmt.Errorf("load: mode %q: must be %s, %s, %s, %s, %s or %s", o.Mode, New, KeepAlive, Idle, HTTP2, Line, UDP)
+	if !slices.Contains(modes, o.Mode) {
+		return fmt.Errorf("load: mode %q: must be of %s", o.Mode, strings.Join(modes, ", "))
 	}
 	if o.Clients <= 0 || o.Body < 0 || o.Think < 0 || o.Delay < 0 || o.Timeout < 0 {
 		return fmt.Errorf("load: options %+v: numbers must not be negative, and there must be clients", *o)
 	}
-	// Load goes to this machine only.
-	if to, err := netip.ParseAddrPort(o.Address); err != nil || !to.Addr().IsLoopback() {
-		return fmt.Errorf("load: address %q: must be a loopback address and a port, such as 127.0.0.1:8080", o.Address)
+	if err := o.checkAddress(); err != nil {
+		return fmt.Errorf("load: %w", err)
 	}
 	g.body = bytes.Repeat([]byte("x"), o.Body)
 	if len(o.CA) > 0 {
@@ -194,6 +235,29 @@ func (g *Generator) prepare() error {
 		g.address = g.forwarder.Addr()
 	}
 	return nil
+}
+
+// checkAddress keeps the load on this machine.
+func (o *Options) checkAddress() error {
+	switch o.Network {
+	case "":
+		if to, err := netip.ParseAddrPort(o.Address); err != nil || !to.Addr().IsLoopback() {
+			return fmt.Errorf("address %q: must be a loopback address and a port, such as 127.0.0.1:8080", o.Address)
+		}
+		return nil
+	case "unix", "unixpacket", "unixgram":
+		if (o.Network == "unixgram") != (o.Mode == UDP) {
+			return fmt.Errorf("network %s: mode must be %s for unixgram and for nothing else, it is %s", o.Network, UDP, o.Mode)
+		}
+		if !filepath.IsAbs(o.Address) {
+			return fmt.Errorf("address %q: must be the absolute path of a socket", o.Address)
+		}
+		if o.Delay > 0 {
+			return fmt.Errorf("network %s: cannot be delayed", o.Network)
+		}
+		return nil
+	}
+	return fmt.Errorf("network %q: must be unix, unixgram, unixpacket, or empty for IP", o.Network)
 }
 
 func (g *Generator) work(ctx context.Context, c client) {
@@ -226,8 +290,34 @@ func (g *Generator) ask(c client) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.samples = append(g.samples, s)
+	if g.options.Sum {
+		g.add(s)
+	} else {
+		g.samples = append(g.samples, s)
+	}
 	return err
+}
+
+// nextBody returns a body that no other request has, so that no other answer will do. A short one has room
+// for the last digits of its number only.
+func (g *Generator) nextBody() []byte {
+	body := bytes.Clone(g.body)
+	number := fmt.Sprintf("%020d", g.bodies.Add(1))
+	copy(body, number[max(len(number)-len(body), 0):])
+	return body
+}
+
+// add adds a sample to the sum. It needs mu.
+func (g *Generator) add(s Sample) {
+	g.sum.Requests++
+	if s.Error == "" {
+		g.latency.Add(s.Latency())
+		return
+	}
+	g.sum.Failed++
+	if len(g.sum.Failures) < maxFailures {
+		g.sum.Failures = append(g.sum.Failures, s)
+	}
 }
 
 // sweepers bounds how many idle connections are asked at once.
@@ -266,7 +356,21 @@ func (g *Generator) Stop() (Report, error) {
 	if g.forwarder != nil {
 		err = g.forwarder.Close()
 	}
-	return Report{Samples: g.samples, Connections: g.count}, err
+	return g.Look(), err
+}
+
+// Look returns what has become of the requests so far.
+func (g *Generator) Look() Report {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := Report{Samples: slices.Clone(g.samples), Connections: g.count}
+	if g.options.Sum {
+		sum := g.sum
+		sum.Failures = slices.Clone(sum.Failures)
+		sum.Latency = g.latency.Summary()
+		r.Sum = &sum
+	}
+	return r
 }
 
 // note changes the counts of connections.
@@ -276,11 +380,17 @@ func (g *Generator) note(change func(*Connections)) {
 	change(&g.count)
 }
 
-func (g *Generator) dial(deadline time.Time) (*net.TCPConn, error) {
+// A socket is a stream, or a sequence of packets, that can be looked at.
+type socket interface {
+	net.Conn
+	syscall.Conn
+}
+
+func (g *Generator) dial(deadline time.Time) (socket, error) {
 	dialer := net.Dialer{Deadline: deadline}
-	conn, err := dialer.Dial("tcp", g.address)
+	conn, err := dialer.Dial(cmp.Or(g.options.Network, "tcp"), g.address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	return conn.(*net.TCPConn), conn.SetDeadline(deadline)
+	return conn.(socket), conn.SetDeadline(deadline)
 }

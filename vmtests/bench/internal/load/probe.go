@@ -27,7 +27,11 @@ const pauseOfProbe = 500 * time.Microsecond
 // Probe asks over new connections, straight and without delay, until a process answers that is none of known.
 func Probe(ctx context.Context, options Options, known []string) (First, error) {
 	options.Delay = 0
-	if options.Mode != Line && options.Mode != UDP {
+	switch options.Mode {
+	case UDP, Line:
+	case Halves:
+		options.Mode = Line
+	default:
 		options.Mode = New
 	}
 	g := &Generator{options: options, address: options.Address}
@@ -84,7 +88,7 @@ func (g *Generator) probe(ctx context.Context) (by process, err error) {
 }
 
 func (g *Generator) probeUDP(deadline time.Time) (by process, err error) {
-	conn, err := net.Dial("udp", g.address)
+	conn, err := g.dialDatagrams()
 	if err != nil {
 		return by, err
 	}

@@ -19,13 +19,14 @@ type Request struct {
 	Probe []string      `json:"probe,omitempty"` // PIDs that are known
 	Limit time.Duration `json:"limit,omitempty"` // of a start or a probe
 	Sweep bool          `json:"sweep,omitempty"`
+	Look  bool          `json:"look,omitempty"`
 	Stop  bool          `json:"stop,omitempty"`
 }
 
 // An Answer is what it tells of each request.
 type Answer struct {
-	First  *First  `json:"first,omitempty"` // of a start or a probe
-	Report *Report `json:"report,omitempty"`
+	First  *First  `json:"first,omitempty"`  // of a start or a probe
+	Report *Report `json:"report,omitempty"` // of a look or a stop
 	Error  string  `json:"error,omitempty"`
 }
 
@@ -58,6 +59,9 @@ func Serve(in io.Reader, out io.Writer) error {
 			a.First, err = probe(g.options, r.Probe, r.Limit)
 		case r.Sweep:
 			err = g.Sweep()
+		case r.Look:
+			report := g.Look()
+			a.Report = &report
 		case r.Stop:
 			var report Report
 			report, err = g.Stop()
@@ -131,6 +135,15 @@ func (r *Remote) Probe(known []string, limit time.Duration) (First, error) {
 func (r *Remote) Sweep() error {
 	_, err := r.call(Request{Sweep: true})
 	return err
+}
+
+// Look is [Generator.Look].
+func (r *Remote) Look() (Report, error) {
+	a, err := r.call(Request{Look: true})
+	if err != nil {
+		return Report{}, err
+	}
+	return *a.Report, nil
 }
 
 // Stop is [Generator.Stop]; the process ends after it.

@@ -72,6 +72,11 @@ func exchangeLine(conn net.Conn, answers *bufio.Reader, body []byte) (by process
 	if _, err := io.WriteString(conn, line); err != nil {
 		return by, false, fmt.Errorf("write line: %w", err)
 	}
+	return readEcho(answers, line)
+}
+
+// readEcho reads the answer to a line.
+func readEcho(answers *bufio.Reader, line string) (by process, again bool, err error) {
 	answer, err := answers.ReadString('\n')
 	if err != nil {
 		return by, false, fmt.Errorf("read answer: %w", err)
@@ -90,15 +95,16 @@ func checkEcho(answer, sent string) (by process, err error) {
 	return process{version, pid}, nil
 }
 
-// A tcpClient makes requests over one connection after the other.
+// A tcpClient makes requests over one connection after the other, of TCP or what is like it.
 type tcpClient struct {
 	*Generator
 	exchange exchange
 
-	tcp     *net.TCPConn // nil when there is none
-	conn    net.Conn     // over tcp; TLS perhaps
+	tcp     socket   // nil when there is none
+	conn    net.Conn // over tcp; TLS perhaps
 	answers *bufio.Reader
-	why     end // of the connection before
+	by      process // who answered last on it
+	why     end     // of the connection before
 }
 
 // end is why a connection is no more.
@@ -124,7 +130,10 @@ func (c *tcpClient) ask(deadline time.Time) error {
 		c.drop(failed)
 		return err
 	}
-	_, again, err := c.exchange(c.conn, c.answers, c.body)
+	by, again, err := c.exchange(c.conn, c.answers, c.nextBody())
+	if err == nil {
+		c.by = c.movedTo(by, c.by)
+	}
 	switch {
 	case err != nil:
 		c.drop(failed)
@@ -172,18 +181,26 @@ func (g *Generator) countOpened(why end, resumed bool) {
 	})
 }
 
+// movedTo counts a connection as moved if another process answered on it before. It returns by.
+func (g *Generator) movedTo(by, before process) process {
+	if before.pid != "" && by.pid != before.pid {
+		g.note(func(n *Connections) { n.Moved++ })
+	}
+	return by
+}
+
 func (c *tcpClient) drop(why end) {
 	if c.tcp != nil {
 		_ = c.tcp.Close() // the exchange is over
 	}
-	c.tcp, c.conn, c.answers, c.why = nil, nil, nil, why
+	c.tcp, c.conn, c.answers, c.by, c.why = nil, nil, nil, process{}, why
 }
 
 func (c *tcpClient) close() { c.drop(ownEnd) }
 
 // ended reports whether anything has arrived on a connection that awaits nothing: its end, a reset, or the
 // alert or status that goes before. It reads nothing.
-func ended(conn *net.TCPConn) bool {
+func ended(conn socket) bool {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return true

@@ -5,8 +5,10 @@ package load
 import (
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,11 +17,25 @@ type udpClient struct {
 	*Generator
 	conn net.Conn // nil when there is none
 	sent int
+	by   process // who answered last
+}
+
+// unixClients counts the addresses that were made up.
+var unixClients atomic.Int64
+
+// dialDatagrams returns a socket that answers can be sent to.
+func (g *Generator) dialDatagrams() (net.Conn, error) {
+	if g.options.Network == "" {
+		return net.Dial("udp", g.address)
+	}
+	// Of its own, where a client of UDP gets a port. Abstract, so that nothing is left behind.
+	own := fmt.Sprintf("@holdfast-load-%d-%d", os.Getpid(), unixClients.Add(1))
+	return net.DialUnix("unixgram", &net.UnixAddr{Name: own, Net: "unixgram"}, &net.UnixAddr{Name: g.address, Net: "unixgram"})
 }
 
 func (c *udpClient) ask(deadline time.Time) error {
 	if c.conn == nil {
-		conn, err := net.Dial("udp", c.address)
+		conn, err := c.dialDatagrams()
 		if err != nil {
 			return err
 		}
@@ -30,7 +46,10 @@ func (c *udpClient) ask(deadline time.Time) error {
 		return err
 	}
 	c.sent++
-	_, err := c.exchange(strconv.Itoa(c.sent) + " " + string(c.body))
+	by, err := c.exchange(strconv.Itoa(c.sent) + " " + string(c.body))
+	if err == nil {
+		c.by = c.movedTo(by, c.by)
+	}
 	return err
 }
 
