@@ -52,6 +52,14 @@ endif
 	@$(GO) build -C vmtests/bench -o $(CURDIR)/.build/bench ./cmd/bench
 	@.build/bench $(BENCH)
 
+.PHONY: soak
+soak: ## half an hour of mixed load and a change of version every second; SOAK='-for=2m -seed=N -dir=DIR', SOAK=-help
+ifeq ($(ROOT),yes)
+	$(GO) run ./vmtests/cmd/prepare -lane=containers
+endif
+	@$(GO) build -C vmtests/bench -o $(CURDIR)/.build/soak ./cmd/soak
+	@.build/soak $(SOAK)
+
 .PHONY: agreement
 agreement: ## compare the stand-in with real systemd in everything, and write the table of it (root; ten minutes and more)
 	$(GO) run ./vmtests/cmd/prepare -lane=containers
