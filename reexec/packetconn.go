@@ -37,6 +37,7 @@ type packetConn struct {
 	held     bool          // the socket has the deadline of a pause instead
 	over     bool          // reading has ended for good
 	closed   bool
+	pauses   int
 	reading  int // reads that may take a datagram
 	away     int // readers that have left and not come back for the next datagram
 }
@@ -72,13 +73,20 @@ func newPacketConn(conn net.PacketConn, g *gate) (*packetConn, net.PacketConn, e
 func (c *packetConn) read(try func() error) error {
 	c.comeBack()
 	for {
-		if err := c.begin(); err != nil {
-			return &net.OpError{Op: "read", Net: c.sock.LocalAddr().Network(), Source: c.sock.LocalAddr(), Err: err}
-		}
-		if err := try(); !c.end(err) {
+		if again, err := c.attempt(try); !again {
 			return err
 		}
 	}
+}
+
+func (c *packetConn) attempt(try func() error) (again bool, err error) {
+	turn, err := c.begin()
+	if err != nil {
+		return false, &net.OpError{Op: "read", Net: c.sock.LocalAddr().Network(), Source: c.sock.LocalAddr(), Err: err}
+	}
+	// Also if a function that was given to SyscallConn panics.
+	defer func() { again = c.end(turn, err) }()
+	return false, try()
 }
 
 // comeBack notes that a reader asks for the next datagram: the last one is
@@ -92,16 +100,16 @@ func (c *packetConn) comeBack() {
 }
 
 // begin waits until a read may run, to the user's deadline, which may change
-// meanwhile.
-func (c *packetConn) begin() error {
+// meanwhile. It returns the number of pauses so far.
+func (c *packetConn) begin() (turn int, err error) {
 	for {
 		c.mu.Lock()
 		open, opened := c.gate.state()
 		deadline, changed := c.deadline, c.changed
 		if c.over || open {
-			err := c.enter()
+			turn, err = c.pauses, c.enter()
 			c.mu.Unlock()
-			return err
+			return turn, err
 		}
 		c.mu.Unlock()
 		var late <-chan time.Time
@@ -112,7 +120,7 @@ func (c *packetConn) begin() error {
 		case <-opened:
 		case <-changed:
 		case <-late:
-			return os.ErrDeadlineExceeded
+			return 0, os.ErrDeadlineExceeded
 		}
 	}
 }
@@ -134,16 +142,15 @@ func (c *packetConn) enter() error {
 	return nil
 }
 
-// end says whether the read was ended by a pause, and must be done again.
-func (c *packetConn) end(err error) (again bool) {
+// end says whether a pause has ended the read, so that it must be done again.
+func (c *packetConn) end(turn int, err error) (again bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reading--
 	if c.reading == 0 {
 		c.quiet.Broadcast()
 	}
-	expired := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
-	if errors.Is(err, os.ErrDeadlineExceeded) && !expired {
+	if c.pauses != turn && errors.Is(err, os.ErrDeadlineExceeded) && (c.deadline.IsZero() || time.Now().Before(c.deadline)) {
 		return true
 	}
 	if err == nil || !c.over {
@@ -163,6 +170,7 @@ func (c *packetConn) pause() {
 
 func (c *packetConn) hold() {
 	c.held = true
+	c.pauses++
 	_ = c.sock.SetReadDeadline(time.Unix(1, 0)) // fails if closed, and then no read waits
 	for c.held && c.reading > 0 {
 		c.quiet.Wait()
@@ -215,7 +223,9 @@ func (c *packetConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline = t
-	c.wake()
+	if open, _ := c.gate.state(); !open {
+		c.wake()
+	}
 	if c.held && !c.closed {
 		return nil
 	}

@@ -721,6 +721,29 @@ func TestFileOfPacketConn(t *testing.T) {
 	}
 }
 
+// A function that panics in the Read of SyscallConn reads no more.
+func TestPanicInSyscallConn(t *testing.T) {
+	inv := firstInventory(t)
+	c := mustListenUDP(t, inv)
+	inv.accept()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_ = raw.Read(func(uintptr) bool { panic("a bug of the service") })
+		t.Error("no panic")
+	}()
+	paused := make(chan struct{})
+	go func() { inv.pause(); close(paused) }()
+	select {
+	case <-paused:
+	case <-time.After(patience):
+		t.Fatal("the pause waits for a read that has ended")
+	}
+}
+
 func TestUnixgramConnHasNoShutdown(t *testing.T) {
 	inv := firstInventory(t)
 	c := mustListenPacket(t, inv, "unixgram", abstractName()).(*unixgramConn)
