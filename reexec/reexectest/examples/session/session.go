@@ -77,13 +77,21 @@ func (s *sessions) serve(c *session) {
 	}
 }
 
-// leave is called when the drain has ended a read. It returns true if the session
-// is over here.
+// leave is called when a deadline has ended a read. It returns true if the session is
+// over here.
 func (s *sessions) leave(c *session) bool {
 	// First, so that the end of the drain, which comes later, still ends a read.
 	_ = c.conn.SetReadDeadline(time.Time{})
 	if err := s.ended(); err != nil {
 		c.goodbye(err)
+		return true
+	}
+	if c.last != nil {
+		// What the client has begun to ask is answered.
+		if len(c.state.Input) > 0 {
+			return false
+		}
+		c.goodbye(c.last)
 		return true
 	}
 	encoded, err := json.Marshal(c.state)
@@ -93,17 +101,17 @@ func (s *sessions) leave(c *session) bool {
 	if err == nil {
 		return true
 	}
+	if errors.Is(err, reexec.ErrNoSuccessor) {
+		// Something may be there to be read, or on its way.
+		c.last = errStops
+		_ = c.conn.SetReadDeadline(time.Now().Add(lastLook))
+		return false
+	}
 	log.Print(err)
-	if !errors.Is(err, reexec.ErrNoSuccessor) {
-		return false // it goes on here until the client has enough, or the drain ends
-	}
-	// What the client has begun to ask is answered.
-	if c.last = errStops; len(c.state.Input) == 0 {
-		c.goodbye(c.last)
-		return true
-	}
-	return false
+	return false // it goes on here until the client has enough, or the drain ends
 }
+
+const lastLook = 100 * time.Millisecond
 
 var errStops = errors.New("the service stops")
 

@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -95,41 +96,46 @@ func (s *sessions) serve(c *session) {
 	}
 }
 
+const lastLook = 100 * time.Millisecond
+
 var (
 	errOver  = errors.New("the session is over here")
 	errStops = errors.New("the service stops")
 )
 
-// leave is called when the drain has ended a read. It returns errOver if the session
+// leave is called when a deadline has ended a read. It returns errOver if the session
 // has moved or was closed.
 func (s *sessions) leave(c *session) error {
-	if why := s.ended(); why != nil {
-		code := websocket.CloseServiceRestart // the client may connect again at once
-		if c.last {
-			code = websocket.CloseGoingAway
-		}
-		c.wire.farewell(c.ws, code, why)
+	why := s.ended()
+	switch {
+	case why != nil && c.last:
+		c.wire.farewell(c.ws, websocket.CloseGoingAway, why)
 		return errOver
-	}
-	if c.wire.long {
+	case why != nil: // the client may connect again at once
+		c.wire.farewell(c.ws, websocket.CloseServiceRestart, why)
+		return errOver
+	case c.wire.long:
 		c.wire.late = true // it moves when the message has ended
 		return nil
+	case c.last && len(c.wire.record) > 0: // what the client has begun to say is answered
+		return nil
+	case c.last:
+		c.wire.farewell(c.ws, websocket.CloseGoingAway, errStops)
+		return errOver
 	}
 	encoded, err := json.Marshal(state{c.count, c.wire.record})
 	if err == nil {
 		err = s.service.MoveSession(kind, c.wire.Conn, encoded)
 	}
-	switch {
-	case err == nil:
-		return errOver
-	case !errors.Is(err, reexec.ErrNoSuccessor):
-		log.Print(err) // it goes on here until the client has enough, or the drain ends
-		return nil
-	case len(c.wire.record) == 0:
-		c.wire.farewell(c.ws, websocket.CloseGoingAway, errStops)
+	if err == nil {
 		return errOver
 	}
-	// What the client has begun to say is answered.
-	c.last = true
-	return nil
+	if errors.Is(err, reexec.ErrNoSuccessor) {
+		// Something may be there to be read, or on its way.
+		c.last = true
+		_ = c.wire.Conn.SetReadDeadline(time.Now().Add(lastLook))
+		return nil
+	}
+	log.Print(err)
+	return nil // it goes on here until the client has enough, or the drain ends
 }
