@@ -71,9 +71,14 @@ func (b *binary) execPath() string {
 // above returns a copy of file with a higher number than the binary's. Between
 // fork and exec a child's descriptors are put in order by way of numbers above
 // the highest of them, which could hit the binary's; so one of them has to be
-// such a copy. The caller closes it.
-func (b *binary) above(file *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(uintptr(minFD(file)), unix.F_DUPFD_CLOEXEC, minFD(b.file)+1)
+// such a copy. Its number is wish or more if the limit of open files allows it.
+// The caller closes it.
+func (b *binary) above(file *os.File, wish int) (*os.File, error) {
+	least := minFD(b.file) + 1
+	fd, err := unix.FcntlInt(uintptr(minFD(file)), unix.F_DUPFD_CLOEXEC, max(wish, least))
+	if errors.Is(err, unix.EINVAL) {
+		fd, err = unix.FcntlInt(uintptr(minFD(file)), unix.F_DUPFD_CLOEXEC, least)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("copy descriptor of %s: %w", file.Name(), err)
 	}

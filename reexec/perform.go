@@ -403,6 +403,7 @@ func (s *Service) becomeMain() {
 		// The loop must not wait for itself.
 		go s.send(event{kind: machine.Upgrade, reason: "SIGUSR2", request: &request{bySignal: true}})
 	}
+	go makeRoom()
 	r.control = s.serveControl()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.watchdog = cancel

@@ -58,7 +58,7 @@ func (s *Service) selfCheck(ctx context.Context, b *binary) (checkAnswer, error)
 		return checkAnswer{}, fmt.Errorf("self-check of %s: %w", b.path, err)
 	}
 	defer r.Close()
-	high, err := b.above(w)
+	high, err := b.above(w, 0)
 	_ = w.Close()
 	if err != nil {
 		return checkAnswer{}, fmt.Errorf("self-check of %s: %w", b.path, err)

@@ -75,7 +75,8 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 		}
 	}()
 
-	high, err := b.above(theirs)
+	// One of the last numbers makes the child's table as large as ours.
+	high, err := b.above(theirs, tableSize()-lastNumbers)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", b.path, err)
 	}
