@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,13 +32,33 @@ func newHTTP2Conn(g *Generator) *http2Conn {
 }
 
 func (c *http2Conn) ask(deadline time.Time) error {
-	conn, err := c.usable(deadline)
-	if err != nil {
+	sent := c.nextBody()
+	for {
+		conn, err := c.usable(deadline)
+		if err != nil {
+			return err
+		}
+		err = c.askOn(conn, sent, deadline)
+		if isUnsent(err) && time.Now().Before(deadline) {
+			continue // usable counts why
+		}
+		if err != nil {
+			c.failed(conn, deadline)
+		}
 		return err
 	}
+}
+
+// isUnsent reports whether nothing of a request was sent, because a GOAWAY or the end of the connection came
+// after usable had looked at it. The error has no other name.
+func isUnsent(err error) bool {
+	return err != nil && strings.HasSuffix(err.Error(), "http2: client conn not usable")
+}
+
+// askOn makes one request.
+func (c *http2Conn) askOn(conn *http2.ClientConn, sent []byte, deadline time.Time) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	sent := c.nextBody()
 	// Without GetBody the request cannot be made again.
 	body := struct{ io.Reader }{bytes.NewReader(sent)}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://localhost/", body)
@@ -47,15 +68,11 @@ func (c *http2Conn) ask(deadline time.Time) error {
 	request.ContentLength = int64(len(sent))
 	response, err := conn.RoundTrip(request)
 	if err != nil {
-		c.failed(conn, deadline)
 		return err
 	}
 	defer response.Body.Close()
-	if _, err := checkResponse(response, sent); err != nil {
-		c.failed(conn, deadline)
-		return err
-	}
-	return nil
+	_, err = checkResponse(response, sent)
+	return err
 }
 
 // usable returns a connection that takes a new stream.
