@@ -22,7 +22,8 @@
 // but stays warm: the successor is on trial. If it dies, hangs or says that it
 // is not healthy, the predecessor accepts again at once. Otherwise the
 // predecessor tells systemd that the successor is main, answers what it has,
-// moves idle HTTP/1 connections to it, leads other clients away, and exits.
+// moves idle HTTP/1 connections to it, leads other clients away by
+// Connection: close or by HTTP/2's GOAWAY, and exits.
 //
 // The protocol is a table, in internal/machine; internal/model explores it
 // exhaustively. [Service.Status] and the STATUS= line show the state.
