@@ -66,7 +66,7 @@ func block(t *testing.T, language string) string {
 // goBlock returns the README's n-th block of Go.
 func goBlock(t *testing.T, n int) string {
 	t.Helper()
-	source := blocks(t, "go", 3)[n]
+	source := blocks(t, "go", 4)[n]
 	if formatted, err := format.Source([]byte(source)); err != nil || string(formatted) != source {
 		t.Errorf("gofmt would change the README's block %d of Go (%v):\n%s", n, err, formatted)
 	}
@@ -249,6 +249,34 @@ func TestReadmeService(t *testing.T) {
 	}
 }
 
+// What the README registers beside the server is accepted by the compiler.
+func TestReadmeDrain(t *testing.T) {
+	t.Parallel()
+	const run = "\tif err := svc.Run("
+	service := goBlock(t, 0)
+	if !strings.Contains(service, run) {
+		t.Fatalf("README.md: the service has no %q", run)
+	}
+	service = strings.Replace(service, run, goBlock(t, 1)+run, 1) + `
+var (
+	admin     http.Server
+	tlsConfig = new(tls.Config)
+)
+
+func sendMail(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+`
+	service = strings.Replace(service, "import (", `import (
+	"crypto/tls"`, 1)
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(service), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	build(t, file)
+}
+
 // The units in the README are what holdfast renders.
 func TestReadmeUnits(t *testing.T) {
 	command, want, _ := strings.Cut(block(t, "console"), "\n")
@@ -291,7 +319,7 @@ func TestReadmeUpgradeTest(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "test")
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", program,
-		writeGo(t, 0, dir, "main.go"), writeGo(t, 1, dir, "main_test.go"))
+		writeGo(t, 0, dir, "main.go"), writeGo(t, 2, dir, "main_test.go"))
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go test -c: %v\n%s", err, out)
@@ -377,7 +405,7 @@ func TestReadmeSessions(t *testing.T) {
 		t.Errorf("README.md has no line %q", handleSession)
 	}
 	file := filepath.Join(t.TempDir(), "chat.go")
-	if err := os.WriteFile(file, []byte(chat+goBlock(t, 2)), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(chat+goBlock(t, 3)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	files, err := units.Render(units.Options{
