@@ -247,7 +247,7 @@ func (inv *inventory) close(paths ownership) error {
 }
 
 // answerTime is what a drain gives those who have read a datagram, so that a
-// plain loop of ReadFrom and WriteTo loses no answer. OnDrain is for
+// plain loop of ReadFrom and WriteTo loses no answer. [Service.OnDrain] is for
 // answers that take longer, or that the loop does not write itself.
 const answerTime = time.Second
 

@@ -182,7 +182,8 @@ func (s *Service) Listen(name, network, address string) (net.Listener, error) {
 // net.ErrClosed, and writing goes on until the drain is over. The drain waits a
 // second for readers to come back for the next datagram, so a loop that answers
 // what it has read before it reads again loses nothing. Who answers elsewhere,
-// or takes longer, registers with OnDrain a function that waits for the answers.
+// or takes longer, registers a function with [Service.OnDrain] that waits for the
+// answers.
 func (s *Service) ListenPacket(name, network, address string) (net.PacketConn, error) {
 	conn, err := s.inv.listenPacket(name, network, address)
 	s.notReady(err)

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -39,6 +40,7 @@ type plan struct {
 	Streams     []planSocket  // each line is answered with itself and the PID
 	Packets     []planSocket  // answered with the PID of who read
 	AnswerAfter time.Duration // of a datagram
+	AnswerAside bool          // in a goroutine for each
 	Sessions    *planSocket   // sessions of lines, see serveSessions
 	Directory   string        // Options.RuntimeDirectory
 
@@ -163,7 +165,19 @@ func runService(log *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		go p.answerPackets(conn)
+		var answers sync.WaitGroup
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			p.answerPackets(conn, &answers)
+		}()
+		service.OnDrain(l.Name, func(context.Context) error {
+			if p.AnswerAside {
+				<-read // no more are added
+				answers.Wait()
+			}
+			return nil
+		})
 	}
 	if p.Sessions != nil {
 		ln, err := service.Listen(p.Sessions.Name, p.Sessions.Network, p.Sessions.Address)
@@ -335,15 +349,23 @@ func answerStreams(ln net.Listener) {
 	}
 }
 
-func (p plan) answerPackets(conn net.PacketConn) {
+func (p plan) answerPackets(conn net.PacketConn, aside *sync.WaitGroup) {
 	buf := make([]byte, 64)
 	for {
 		n, from, err := conn.ReadFrom(buf)
 		if err != nil {
 			return
 		}
-		time.Sleep(p.AnswerAfter)
-		_, _ = conn.WriteTo(fmt.Appendf(nil, "%s %d", buf[:n], os.Getpid()), from)
+		answer := fmt.Appendf(nil, "%s %d", buf[:n], os.Getpid())
+		write := func() {
+			time.Sleep(p.AnswerAfter)
+			_, _ = conn.WriteTo(answer, from)
+		}
+		if p.AnswerAside {
+			aside.Go(write)
+		} else {
+			write()
+		}
 	}
 }
 
