@@ -110,7 +110,8 @@ changes   count, and how long "systemctl reload" took. No version dies while it 
           drained; the same change is tried again
 growth    of what main has in use: the median slope from the second generation on, times the generations; z is
           its distance from chance in standard deviations. Something grows, and the soak fails, if z is above 4
-          and the growth above 5 % of the median and a small constant. heap: after a collection
+          and the growth above 5 % of the median (20 % for memory) and a small constant. Other descriptors:
+          those that are no connections. Heap: after a collection
 `
 
 func ms(d time.Duration) string {

@@ -178,9 +178,9 @@ func (s *soak) change(ctx context.Context, r *result, begin time.Time, progress 
 	last, looked := begin, begin
 	sum := load.Sum{}
 	for number, version, sampled := 1, 1, 0; s.changes == 0 || number <= s.changes; number++ {
-		// What is main now has been so since the change before, and is looked at in peace.
-		last = last.Add(time.Duration(after * float64(s.every)))
-		if !pause(ctx, min(time.Until(last), time.Until(end))) || !time.Now().Before(end) {
+		// What is main now is looked at when connections have moved to it.
+		wait := max(time.Duration(after*float64(s.every))-time.Since(last), rest)
+		if !pause(ctx, min(wait, time.Until(end))) || !time.Now().Before(end) {
 			return nil
 		}
 		last = time.Now()
@@ -218,6 +218,9 @@ func (s *soak) change(ctx context.Context, r *result, begin time.Time, progress 
 	}
 	return nil
 }
+
+// rest is the least time between the end of a change and the next one.
+const rest = 300 * time.Millisecond
 
 // lookEvery is how often the load is asked what it has seen.
 const lookEvery = 5 * time.Second
