@@ -4,26 +4,20 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
 )
 
@@ -129,41 +123,16 @@ func (b *bench) build(ctx context.Context, chosen []peer) error {
 
 // compile builds packages into the directory name.
 func (b *bench) compile(ctx context.Context, name string, packages ...string) error {
-	module, err := moduleDir(ctx)
-	if err != nil {
-		return err
-	}
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", filepath.Join(b.dir, name) + "/"}
-	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
-	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // statically linked, for the containers
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", strings.Join(packages, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
+	return prepare.Compile(ctx, filepath.Join(b.dir, name), packages...)
 }
 
 // makeKeys makes a certificate for localhost, which only this run trusts, and keys of session tickets.
 func (b *bench) makeKeys() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, key, err := prepare.Certificate()
 	if err != nil {
 		return err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	b.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	b.ca = cert
 	var tickets strings.Builder
 	ticket := make([]byte, 80)
 	for range 3 {
@@ -171,7 +140,7 @@ func (b *bench) makeKeys() error {
 		fmt.Fprintln(&tickets, base64.StdEncoding.EncodeToString(ticket))
 	}
 	for file, content := range map[string][]byte{
-		b.certFile(): b.ca, b.keyFile(): keyPEM, b.bothFile(): append(append([]byte(nil), b.ca...), keyPEM...),
+		b.certFile(): cert, b.keyFile(): key, b.bothFile(): slices.Concat(cert, key),
 		b.ticketFile(): ticket, b.ticketsFile(): []byte(tickets.String()),
 	} {
 		// Users that services run as must read them, and they are worth nothing.

@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -216,11 +214,7 @@ func (c *container) startLoad(ctx context.Context) (*loader, error) {
 		stdout.Close()
 		ended <- err
 	}()
-	return &loader{load.NewRemote(requests, answers), func() error {
-		requests.Close()
-		_, _ = io.Copy(io.Discard, answers) // it must be able to write to its end
-		return <-ended
-	}}, nil
+	return &loader{load.Piped(requests, answers, func() error { return <-ended })}, nil
 }
 
 func (c *container) output(ctx context.Context) string {
@@ -317,20 +311,4 @@ func where(on string) (chosen, why string, err error) {
 		return inContainer, "this is root", nil
 	}
 	return "", "", fmt.Errorf("-on=%s: must be %s or %s", on, inContainer, onStandIn)
-}
-
-// moduleDir returns the directory of this module, in the checkout that is the working directory.
-func moduleDir(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
-	}
-	const module = "module github.com/holdfast-go/holdfast/vmtests/bench\n"
-	at := filepath.Dir(strings.TrimSpace(string(out)))
-	for _, dir := range []string{at, filepath.Join(at, "vmtests", "bench")} {
-		if text, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && strings.HasPrefix(string(text), module) {
-			return dir, nil
-		}
-	}
-	return "", errors.New("the working directory is not in Holdfast's checkout: run it with `make bench` there")
 }
