@@ -30,11 +30,6 @@ type httpServer struct {
 // may serve the same srv on another listener.
 func newHTTPServer(srv *http.Server, ln net.Listener, others []*httpServer) *httpServer {
 	h := &httpServer{srv: srv, ln: ln, finished: make(chan error, 1)}
-	if i := slices.IndexFunc(others, func(o *httpServer) bool { return o.srv == srv }); i >= 0 {
-		h.http2 = others[i].http2
-	} else {
-		h.http2 = interpose(srv)
-	}
 	next := srv.Handler
 	if next == nil {
 		next = http.DefaultServeMux
@@ -54,6 +49,11 @@ func newHTTPServer(srv *http.Server, ln net.Listener, others []*httpServer) *htt
 			hook(conn, state)
 		}
 		connState(conn, state)
+	}
+	if i := slices.IndexFunc(others, func(o *httpServer) bool { return o.srv == srv }); i >= 0 {
+		h.http2 = others[i].http2
+	} else {
+		h.http2 = interpose(srv)
 	}
 	return h
 }
@@ -109,7 +109,8 @@ func (h *httpServer) lead() {
 func (h *httpServer) stop(ctx context.Context) error {
 	h.lead()
 	if h.http2 != nil {
-		h.http2.end(ctx)
+		h.http2.hasten()
+		h.http2.wait(ctx)
 	}
 	return h.srv.Shutdown(ctx)
 }

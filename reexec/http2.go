@@ -3,15 +3,11 @@
 package reexec
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"io"
-	"log"
-	"maps"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 )
@@ -33,105 +29,7 @@ const (
 	// with something unread would reset the connection, and what the client has
 	// not yet read would be lost.
 	drainLinger = time.Second
-
-	prefaceTimeout = 10 * time.Second // as in net/http
 )
-
-const clientPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-// The keys of [http.Server.TLSNextProto]. The second one is how net/http passes
-// a connection without TLS, whose preface has been read, to whatever speaks
-// HTTP/2 for it: its own code, or golang.org/x/net/http2. The connection comes
-// as the UnencryptedNetConn of a tls.Conn's NetConn.
-const (
-	protoHTTP2            = "h2"
-	protoUnencryptedHTTP2 = "unencrypted_http2"
-)
-
-type nextProto = func(*http.Server, *tls.Conn, http.Handler)
-
-// unencrypted is in a tls.Conn that is none.
-type unencrypted struct {
-	net.Conn // nil: nothing of it is called
-	conn     net.Conn
-}
-
-func (u unencrypted) UnencryptedNetConn() net.Conn { return u.conn }
-
-// interpose makes all that srv will speak of HTTP/2 go through http2Conns. It
-// returns nil if srv speaks none, or if it is spoken by something that does not
-// take a net.Conn.
-func interpose(srv *http.Server) *http2Conns {
-	configureHTTP2(srv)
-	serve := srv.TLSNextProto[protoUnencryptedHTTP2]
-	if serve == nil || srv.TLSNextProto[protoHTTP2] == nil {
-		return nil
-	}
-	set := &http2Conns{open: map[*http2Conn]struct{}{}, changed: make(chan struct{}), hurry: make(chan struct{})}
-	srv.TLSNextProto = maps.Clone(srv.TLSNextProto)
-	srv.TLSNextProto[protoHTTP2] = func(hs *http.Server, conn *tls.Conn, handler http.Handler) {
-		if !readPreface(hs, conn) {
-			return
-		}
-		c := set.add(conn)
-		defer set.remove(c)
-		serve(hs, tls.Client(unencrypted{conn: http2TLSConn{c, conn}}, nil), handler)
-	}
-	srv.TLSNextProto[protoUnencryptedHTTP2] = func(hs *http.Server, conn *tls.Conn, handler http.Handler) {
-		u, ok := conn.NetConn().(interface{ UnencryptedNetConn() net.Conn })
-		if !ok {
-			serve(hs, conn, handler)
-			return
-		}
-		c := set.add(u.UnencryptedNetConn())
-		defer set.remove(c)
-		serve(hs, tls.Client(unencrypted{conn: c}, nil), handler)
-	}
-	return set
-}
-
-// configureHTTP2 makes net/http fill srv.TLSNextProto, as it does when it begins
-// to serve. It begins, and the listener ends it.
-func configureHTTP2(srv *http.Server) {
-	base := srv.BaseContext
-	srv.BaseContext = nil // this is no listener of the service's
-	defer func() { srv.BaseContext = base }()
-	// An error in srv.TLSConfig comes again when srv really serves.
-	if servesTLS(srv) {
-		_ = srv.ServeTLS(noListener{}, "", "")
-	} else {
-		_ = srv.Serve(noListener{})
-	}
-}
-
-func servesTLS(srv *http.Server) bool {
-	t := srv.TLSConfig
-	return t != nil && (len(t.Certificates) > 0 || t.GetCertificate != nil || t.GetConfigForClient != nil)
-}
-
-type noListener struct{}
-
-func (noListener) Accept() (net.Conn, error) { return nil, net.ErrClosed }
-func (noListener) Close() error              { return nil }
-func (noListener) Addr() net.Addr            { return &net.TCPAddr{} }
-
-// readPreface reads what a client says first.
-func readPreface(hs *http.Server, conn net.Conn) bool {
-	_ = conn.SetReadDeadline(time.Now().Add(prefaceTimeout))
-	preface := make([]byte, len(clientPreface))
-	if _, err := io.ReadFull(conn, preface); err != nil {
-		return false
-	}
-	if !bytes.Equal(preface, []byte(clientPreface)) {
-		logf := log.Printf
-		if hs.ErrorLog != nil {
-			logf = hs.ErrorLog.Printf
-		}
-		logf("http2: %v does not begin with the preface of HTTP/2 but with %q", conn.RemoteAddr(), preface)
-		return false
-	}
-	return conn.SetReadDeadline(time.Time{}) == nil
-}
 
 // http2Conns are the HTTP/2 connections of one server.
 type http2Conns struct {
@@ -142,6 +40,10 @@ type http2Conns struct {
 
 	hurry     chan struct{} // closed when nobody is waited for longer than need be
 	hurryOnce sync.Once
+}
+
+func newHTTP2Conns() *http2Conns {
+	return &http2Conns{open: map[*http2Conn]struct{}{}, changed: make(chan struct{}), hurry: make(chan struct{})}
 }
 
 func (s *http2Conns) add(conn net.Conn) *http2Conn {
@@ -182,11 +84,15 @@ func (s *http2Conns) lead() {
 	}
 }
 
-// end does so without waiting for clients that have no request and say
-// nothing. It returns when none is left, or ctx ends.
-func (s *http2Conns) end(ctx context.Context) {
+// hasten does so without waiting for clients that have no request and say
+// nothing.
+func (s *http2Conns) hasten() {
 	s.lead()
 	s.hurryOnce.Do(func() { close(s.hurry) })
+}
+
+// wait returns when none is left, or ctx ends.
+func (s *http2Conns) wait(ctx context.Context) {
 	for {
 		s.mu.Lock()
 		n, changed := len(s.open), s.changed

@@ -603,22 +603,25 @@ func TestInterpose(t *testing.T) {
 		return p
 	}
 	for _, c := range []struct {
-		name string
-		srv  *http.Server
-		want bool
+		name  string
+		srv   *http.Server
+		debug string
+		want  bool
 	}{
-		{"TLS", &http.Server{TLSConfig: server}, true},
-		{"without TLS, which may yet come from the listener", &http.Server{}, true},
-		{"h2c", &http.Server{Protocols: only((*http.Protocols).SetUnencryptedHTTP2)}, true},
-		{"HTTP/1 only", &http.Server{TLSConfig: server, Protocols: only((*http.Protocols).SetHTTP1)}, false},
-		{"disabled", &http.Server{TLSConfig: server, TLSNextProto: map[string]nextProto{}}, false},
-		{"spoken by others", &http.Server{TLSConfig: server, TLSNextProto: map[string]nextProto{protoHTTP2: handle}}, false},
-		{"spoken as golang.org/x/net does", &http.Server{TLSConfig: server, TLSNextProto: map[string]nextProto{protoHTTP2: handle, protoUnencryptedHTTP2: handle}}, true},
+		{"TLS", &http.Server{TLSConfig: server}, "", true},
+		{"disabled by GODEBUG", &http.Server{TLSConfig: server}, "http2server=0", false},
+		{"without TLS, which may yet come from the listener", &http.Server{}, "", true},
+		{"h2c", &http.Server{Protocols: only((*http.Protocols).SetUnencryptedHTTP2)}, "", true},
+		{"HTTP/1 only", &http.Server{TLSConfig: server, Protocols: only((*http.Protocols).SetHTTP1)}, "", false},
+		{"disabled", &http.Server{TLSConfig: server, TLSNextProto: map[string]nextProto{}}, "", false},
+		{"spoken by others", &http.Server{TLSConfig: server, TLSNextProto: map[string]nextProto{protoHTTP2: handle}}, "", false},
+		{"spoken as golang.org/x/net does", &http.Server{TLSConfig: server, TLSNextProto: map[string]nextProto{protoHTTP2: handle, protoUnencryptedHTTP2: handle}}, "", true},
 	} {
 		c.srv.BaseContext = func(net.Listener) context.Context {
 			t.Errorf("%s: BaseContext was called for a listener of ours", c.name)
 			return t.Context()
 		}
+		t.Setenv("GODEBUG", c.debug)
 		if got := interpose(c.srv); (got != nil) != c.want {
 			t.Errorf("%s: interposed %t, want %t", c.name, got != nil, c.want)
 		}

@@ -188,8 +188,7 @@ func FuzzHTTP2Conn(f *testing.F) {
 			n := chunk(rest, i)
 			wire.reads, rest = append(wire.reads, rest[:n]), rest[n:]
 		}
-		set := &http2Conns{open: map[*http2Conn]struct{}{}, changed: make(chan struct{}), hurry: make(chan struct{})}
-		c := set.add(wire)
+		c := newHTTP2Conns().add(wire)
 		var read []byte
 		buf := make([]byte, 50)
 		for i, rest := 0, out; len(rest) > 0; i++ {

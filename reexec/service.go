@@ -206,17 +206,17 @@ func (s *Service) notReady(err error) {
 
 // Serve makes Run serve HTTP on ln with srv, TLS if srv.TLSConfig has
 // certificates. Each version loads its own, and clients resume their TLS
-// sessions across versions ([Service.ShareTicketKeys]). Serve wraps srv.Handler,
-// srv.ConnState and what srv.TLSNextProto has for HTTP/2, and clones
-// srv.TLSConfig; after that, srv is the service's. Call it before Run.
+// sessions across versions ([Service.ShareTicketKeys]). Serve wraps srv.Handler and
+// srv.ConnState, sets srv.TLSNextProto for HTTP/2, and clones srv.TLSConfig; after
+// that, srv is the service's. Call it before Run.
 //
 // When the service drains for another generation, idle connections move there if
 // ln is what Listen has returned and only HTTP/1 without TLS is spoken on it.
 // Other clients are led away before anything is closed. On HTTP/1 the next answer
 // says Connection: close. On HTTP/2, with TLS or without, GOAWAY asks the client
 // to send new requests elsewhere; all that it has sent until it reads that is
-// answered. This is so for the HTTP/2 of net/http and of ConfigureServer of
-// golang.org/x/net/http2. Another one in srv.TLSNextProto sees
+// answered. This is so for the HTTP/2 of net/http, and up to Go 1.26 for that of
+// ConfigureServer of golang.org/x/net/http2. Another one in srv.TLSNextProto sees
 // Connection: close, like HTTP/1. One that hijacks connections, such as
 // golang.org/x/net/http2/h2c, is not known to the service.
 func (s *Service) Serve(srv *http.Server, ln net.Listener) {
