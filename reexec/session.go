@@ -84,8 +84,9 @@ func (inv *inventory) sessionKinds() []*sessionKind {
 // the other one's [Service.HandleSession] needs to go on, such as what was read
 // from conn and not used yet; [MaxSessionState] bytes at most.
 //
-// conn must be of TCP or of a Unix stream, as an accepted or hijacked connection
-// is; a TLS connection cannot move, since its keys live in package crypto/tls.
+// conn must be of TCP or of a Unix socket, stream or sequential packet, as an
+// accepted or hijacked connection is; a TLS connection cannot move, since its keys
+// live in package crypto/tls.
 // Nobody else may use it meanwhile: end a Read that waits by a deadline in the
 // past. Call it after [Service.Draining] is closed; before that there is nobody to
 // move to.
