@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/stats"
@@ -206,15 +205,11 @@ func (b *bench) costOfOne(ctx context.Context, svc service, p peer, askers *load
 	if err != nil {
 		return c, next, err
 	}
-	verdict, err := lastVerdict(ctx, svc)
-	if err != nil {
+	if c.Phases, err = svc.(bySignal).phases(ctx); err != nil {
 		return c, next, err
 	}
-	c.Phases = make(map[string]time.Duration)
 	var whole time.Duration
-	for _, phase := range verdict.Phases {
-		d := time.Duration(phase.Seconds * float64(time.Second))
-		c.Phases[phase.Name] = d
+	for _, d := range c.Phases {
 		whole += d
 	}
 	for _, name := range phases {
@@ -224,24 +219,6 @@ func (b *bench) costOfOne(ctx context.Context, svc service, p peer, askers *load
 	// The verdict came a moment after the signal plus all phases.
 	c.End = max(0, time.Duration((<-ended)-u.Signal)-whole)
 	return c, next, nil
-}
-
-// lastVerdict asks the new version what became of the upgrade.
-func lastVerdict(ctx context.Context, svc service) (control.Verdict, error) {
-	socket, err := svc.(bySignal).controlSocket(ctx)
-	if err != nil {
-		return control.Verdict{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	status, err := control.NewClient(socket).Status(ctx)
-	if err != nil {
-		return control.Verdict{}, err
-	}
-	if status.Last == nil || status.Last.Outcome != control.Upgraded {
-		return control.Verdict{}, fmt.Errorf("the last verdict is %+v", status.Last)
-	}
-	return *status.Last, nil
 }
 
 // summarize takes a percentile of every cost by itself.

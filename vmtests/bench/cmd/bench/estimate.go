@@ -35,7 +35,7 @@ func (p *plan) estimate() time.Duration {
 			if w.mode == load.Idle {
 				each += time.Duration(p.idle) * sweepTime / 5000
 			}
-			sum += bootTime + p.steady + time.Duration(p.upgradesOf(peer))*each
+			sum += bootTime + p.steady + time.Duration(p.upgradesOf(peer, w))*each
 		}
 	}
 	if sum < time.Minute {
@@ -49,7 +49,7 @@ func (p peer) lingers(s settings, w workload) time.Duration {
 	switch {
 	case p.name == holdfastPeer().name:
 		return max(s.probation, beatOfToy)
-	case p.stays != nil && p.stays(w):
+	case p.staysUnder(w):
 		return max(s.drain, p.drain)
 	}
 	return p.leads

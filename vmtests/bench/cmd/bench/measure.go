@@ -37,6 +37,8 @@ type upgrade struct {
 	// Unanswered counts the questions on new connections, between Signal and First, that nobody answered.
 	// They are no part of the load.
 	Unanswered int `json:"unanswered"`
+	// Phases are those of the verdict; only Holdfast has one.
+	Phases map[string]time.Duration `json:"phases_ns,omitempty"`
 }
 
 // measure runs one workload against one peer. What it returns is never nil.
@@ -94,7 +96,7 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 		return err
 	}
 	var upgrades []upgrade
-	count := b.upgradesOf(p)
+	count := b.upgradesOf(p, w)
 	for i := range count {
 		progress(fmt.Sprintf("upgrade %d of %d", i+1, count))
 		if err := svc.install(ctx, 2-i%2); err != nil {
@@ -118,6 +120,11 @@ func (b *bench) run(ctx context.Context, c *cell, svc service, p peer, w workloa
 			break
 		}
 		u.Bare, u.Exec = bare, exec
+		if s, ok := svc.(bySignal); ok {
+			if u.Phases, err = s.phases(ctx); err != nil {
+				return err
+			}
+		}
 		upgrades, first = append(upgrades, u), next
 		if w.mode == load.Idle {
 			if err := generator.Sweep(); err != nil {

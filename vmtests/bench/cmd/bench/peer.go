@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
 )
 
@@ -26,8 +27,8 @@ type peer struct {
 	listeners int
 	// drain is how long it lets connections that are left take where that cannot be set; else 0.
 	drain time.Duration
-	// stays says under which workloads its old version stays for the whole drain, because clients do not go;
-	// leads is how long it leads them away.
+	// stays says under which workloads its old version stays for the whole drain, since clients do not go; nil
+	// for none. leads is how long it leads them away.
 	stays func(w workload) bool
 	leads time.Duration
 	start func(ctx context.Context, b *bench, p peer, protocol string) (service, error)
@@ -59,6 +60,11 @@ var (
 	onlyHTTP   = []string{toy.HTTP, toy.TLS}
 )
 
+// under names modes of clients.
+func under(modes ...string) func(workload) bool {
+	return func(w workload) bool { return slices.Contains(modes, w.mode) }
+}
+
 var peers = []peer{
 	{
 		name: "holdfast", recipe: "SIGUSR2; a unit rendered by units",
@@ -66,23 +72,27 @@ var peers = []peer{
 	},
 	{
 		name: "tableflip", recipe: "SIGHUP; Shutdown (its http_example_test.go)",
-		program: "tableflip", protocols: everything, start: startBySignal(unix.SIGHUP), argv: toyArgv,
+		program: "tableflip", protocols: everything, stays: under(load.Line),
+		start: startBySignal(unix.SIGHUP), argv: toyArgv,
 	},
 	{
 		name: "tableflip-lameduck", recipe: "SIGHUP; closes the listener, Connection: close for 1 s, Shutdown",
-		program: "tableflip", args: []string{"-lameduck=1s"}, protocols: onlyHTTP, start: startBySignal(unix.SIGHUP), argv: toyArgv,
+		program: "tableflip", args: []string{"-lameduck=1s"}, protocols: onlyHTTP, leads: time.Second,
+		start: startBySignal(unix.SIGHUP), argv: toyArgv,
 	},
 	{
 		name: "overseer", recipe: "SIGUSR2 (its README)",
-		program: "overseer", protocols: overTCP, start: startBySignal(unix.SIGUSR2), argv: toyArgv,
+		program: "overseer", protocols: overTCP, stays: under(load.KeepAlive, load.Idle, load.HTTP2, load.Line),
+		start: startBySignal(unix.SIGUSR2), argv: toyArgv,
 	},
 	{
 		name: "grace", recipe: "SIGUSR2; gracehttp.Serve (its gracedemo); drain of a minute, not to be set",
-		program: "grace", drain: time.Minute, protocols: onlyHTTP, start: startBySignal(unix.SIGUSR2), argv: toyArgv,
+		program: "grace", drain: time.Minute, protocols: onlyHTTP, stays: under(load.Idle),
+		start: startBySignal(unix.SIGUSR2), argv: toyArgv,
 	},
 	{
 		name: "endless", recipe: "SIGHUP; endless.NewServer (its README)",
-		program: "endless", protocols: onlyHTTP, start: startBySignal(unix.SIGHUP), argv: toyArgv,
+		program: "endless", protocols: onlyHTTP, stays: under(load.Idle), start: startBySignal(unix.SIGHUP), argv: toyArgv,
 	},
 	{
 		name: "restart", recipe: "systemctl restart; a socket unit, go-systemd, Shutdown",
@@ -94,12 +104,14 @@ var peers = []peer{
 	},
 	{
 		name: "haproxy", recipe: "master-worker, USR2, idle-close-on-response (its configuration manual)",
-		program: "haproxy", protocols: onlyHTTP, start: startHAProxy, argv: haproxyArgv, missing: installed("haproxy"),
+		program: "haproxy", protocols: onlyHTTP, stays: under(load.Idle), start: startHAProxy, argv: haproxyArgv, missing: installed("haproxy"),
 	},
 }
 
 // holdfastPeer is ours.
 func holdfastPeer() peer { return peers[0] }
+
+func (p peer) staysUnder(w workload) bool { return p.stays != nil && p.stays(w) }
 
 func (p peer) speaks(protocol string) bool { return slices.Contains(p.protocols, protocol) }
 

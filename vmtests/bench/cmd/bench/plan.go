@@ -83,10 +83,14 @@ func (p *plan) builds() []peer {
 	return append(slices.Clone(p.peers), holdfastPeer())
 }
 
-// upgradesOf is how often a peer is upgraded under each workload.
-func (s settings) upgradesOf(p peer) int {
-	if p.name == holdfastPeer().name {
+// upgradesOf is how often a peer is upgraded under a workload.
+func (s settings) upgradesOf(p peer, w workload) int {
+	switch {
+	case p.name == holdfastPeer().name:
 		return s.upgrades
+	case p.drain > s.drain && p.staysUnder(w):
+		// Each takes as long as many others, and all go the same way.
+		return min(s.upgrades, s.peerUpgrades, 2)
 	}
 	return min(s.upgrades, s.peerUpgrades)
 }

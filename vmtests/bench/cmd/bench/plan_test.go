@@ -6,6 +6,9 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 )
 
 func TestParse(t *testing.T) {
@@ -39,12 +42,44 @@ func TestParse(t *testing.T) {
 }
 
 func TestUpgradesOf(t *testing.T) {
-	s := settings{upgrades: 50, peerUpgrades: 10}
-	if ours, theirs := s.upgradesOf(holdfastPeer()), s.upgradesOf(peers[1]); ours != 50 || theirs != 10 {
-		t.Errorf("%d of holdfast and %d of %s, want 50 and 10", ours, theirs, peers[1].name)
+	byName := make(map[string]peer)
+	for _, p := range peers {
+		byName[p.name] = p
 	}
-	s.upgrades = 4
-	if theirs := s.upgradesOf(peers[1]); theirs != 4 {
-		t.Errorf("%d of %s, want no more than 4", theirs, peers[1].name)
+	for _, test := range []struct {
+		peer                    string
+		mode                    string
+		upgrades, peers, expect int
+	}{
+		{"holdfast", load.Idle, 50, 10, 50},
+		{"tableflip", load.Idle, 50, 10, 10},
+		{"tableflip", load.Idle, 4, 10, 4},
+		{"grace", load.New, 50, 10, 10},
+		{"grace", load.Idle, 50, 10, 2}, // a minute each
+		{"grace", load.Idle, 1, 10, 1},
+		{"haproxy", load.Idle, 50, 10, 10}, // its drain is set
+	} {
+		s := settings{upgrades: test.upgrades, peerUpgrades: test.peers, drain: 3 * time.Second}
+		if got := s.upgradesOf(byName[test.peer], workload{mode: test.mode}); got != test.expect {
+			t.Errorf("%+v: %d upgrades", test, got)
+		}
+	}
+}
+
+// All of it fits into about an hour, which is what the defaults are for.
+func TestEstimate(t *testing.T) {
+	p, err := parse([]string{"-on=stand-in"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.estimate(); got < 40*time.Minute || got > 65*time.Minute {
+		t.Errorf("all takes %v", got)
+	}
+	few, err := parse([]string{"-on=stand-in", "-micro"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := few.estimate(); got != microTime {
+		t.Errorf("-micro takes %v, want %v", got, microTime)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/svg"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
 )
 
 // printTable prints the recipes and one table for each workload.
@@ -38,13 +39,16 @@ func printTable(out io.Writer, r *run) error {
 			}
 			latency := fmt.Sprintf("%s\t%s\t%s\t%s", ms(c.Around.P50), ms(c.Around.P99), ms(c.Around.P999), ms(c.Around.Worst))
 			resumed := "-"
-			if w.protocol == "tls" {
-				resumed = fmt.Sprint(c.Connections.Resumed)
+			if w.protocol == toy.TLS {
+				resumed = fmt.Sprintf("%d of %d", c.Connections.Resumed, c.Connections.Reconnects())
 			}
 			fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t\n", c.Peer, len(c.Upgrades), c.Requests, c.Failed,
 				c.Connections.Reconnects(), c.Connections.Cut, resumed, latency, ratio(c.Ratio), ms(c.First), ratio(c.FirstOver), mib(c.Memory.PSS))
 			if c.Error != "" {
 				remarks = append(remarks, fmt.Sprintf("%s: %s", c.Peer, c.Error))
+			}
+			if took := c.phaseTexts(); took != "" {
+				remarks = append(remarks, fmt.Sprintf("%s: %s; bare exec %s", c.Peer, took, ms(c.Exec)))
 			}
 			for i, text := range c.failureTexts() {
 				if i == 3 {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
@@ -83,6 +84,23 @@ func (c *cell) failureTexts() []string {
 	return slices.SortedFunc(maps.Keys(c.Failures), func(a, b string) int {
 		return cmp.Or(cmp.Compare(c.Failures[b], c.Failures[a]), cmp.Compare(a, b))
 	})
+}
+
+// phaseTexts says how long the phases took, as medians; empty where there are none.
+func (c *cell) phaseTexts() string {
+	var texts []string
+	for _, name := range phases {
+		var took []time.Duration
+		for _, u := range c.Upgrades {
+			if d, ok := u.Phases[name]; ok {
+				took = append(took, d)
+			}
+		}
+		if len(took) > 0 {
+			texts = append(texts, name+" "+ms(stats.Summarize(took).P50))
+		}
+	}
+	return strings.Join(texts, ", ")
 }
 
 // split returns the latencies of the requests that were answered: of those between upgrades, and of those

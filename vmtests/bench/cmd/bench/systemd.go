@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -58,6 +59,28 @@ func (s bySignal) upgrade(ctx context.Context, begin func()) error {
 	}
 	begin()
 	return unix.Kill(pid, s.signal)
+}
+
+// phases asks the new version how long the phases of its upgrade took.
+func (s bySignal) phases(ctx context.Context) (map[string]time.Duration, error) {
+	socket, err := s.controlSocket(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	status, err := control.NewClient(socket).Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if status.Last == nil || status.Last.Outcome != control.Upgraded {
+		return nil, fmt.Errorf("the last verdict is %+v, want that of an upgrade", status.Last)
+	}
+	took := make(map[string]time.Duration)
+	for _, phase := range status.Last.Phases {
+		took[phase.Name] = time.Duration(phase.Seconds * float64(time.Second))
+	}
+	return took, nil
 }
 
 // A byRestart is upgraded by "systemctl restart".

@@ -5,6 +5,7 @@ package load
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -21,8 +22,12 @@ type First struct {
 	Failed int `json:"failed"`
 }
 
-// pauseOfProbe is between two probes.
-const pauseOfProbe = 500 * time.Microsecond
+// Probes begin in this interval, the same for a bare exec and an upgrade. What is asked during an upgrade is an
+// old version that answers: asked more often, it would take from the new one the time to start.
+const probeInterval = time.Millisecond
+
+// maxProbes may be under way at once: a slow answer of an old process must not keep the next probe back.
+const maxProbes = 8
 
 // Probe asks over new connections, straight and without delay, until a process answers that is none of known.
 func Probe(ctx context.Context, options Options, known []string) (First, error) {
@@ -38,31 +43,61 @@ func Probe(ctx context.Context, options Options, known []string) (First, error) 
 	if err := g.prepare(); err != nil {
 		return First{}, err
 	}
-	first := First{}
-	var last error // of a probe that had time to end
+	results := make(chan probed, maxProbes)
+	under := 0 // way
+	defer func() {
+		for ; under > 0; under-- {
+			<-results
+		}
+	}()
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+	var first First
+	last := errors.New("no probe has ended") // of those that had time to
+	var heard bool
 	for {
-		by, err := g.probe(ctx)
-		if err == nil && by.pid != "" && !slices.Contains(known, by.pid) {
-			first.At, first.PID, first.Version = Now(), by.pid, by.version
-			return first, nil
+		if under < maxProbes {
+			under++
+			go func() { results <- g.probe(ctx) }()
 		}
-		if err != nil {
-			first.Failed++
-		} else {
-			err = fmt.Errorf("process %s answers, which is known", by.pid)
-		}
-		if last == nil || ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return first, fmt.Errorf("wait for the answer of a new process: %w: %w", context.Cause(ctx), last)
-		case <-time.After(pauseOfProbe):
+		for waiting := true; waiting; {
+			select {
+			case p := <-results:
+				under--
+				if p.err == nil && p.by.pid != "" && !slices.Contains(known, p.by.pid) {
+					first.At, first.PID, first.Version = p.at, p.by.pid, p.by.version
+					return first, nil
+				}
+				if p.err != nil {
+					first.Failed++
+				} else {
+					p.err = fmt.Errorf("process %s answers, which is known", p.by.pid)
+				}
+				if !heard || ctx.Err() == nil {
+					last, heard = p.err, true
+				}
+			case <-ticker.C:
+				waiting = false
+			case <-ctx.Done():
+				return first, fmt.Errorf("wait for the answer of a new process: %w: %w", context.Cause(ctx), last)
+			}
 		}
 	}
 }
 
-func (g *Generator) probe(ctx context.Context) (by process, err error) {
+// probed is what became of a probe.
+type probed struct {
+	by  process
+	at  int64 // when it ended
+	err error
+}
+
+func (g *Generator) probe(ctx context.Context) probed {
+	by, err := g.askOnce(ctx)
+	return probed{by, Now(), err}
+}
+
+func (g *Generator) askOnce(ctx context.Context) (by process, err error) {
 	deadline := time.Now().Add(g.options.Timeout)
 	if end, ok := ctx.Deadline(); ok && end.Before(deadline) {
 		deadline = end

@@ -63,6 +63,28 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+func TestCloseRestoresTheVariable(t *testing.T) {
+	for _, before := range []string{"", "/run/before"} {
+		t.Setenv(variable, before)
+		if before == "" {
+			_ = os.Unsetenv(variable) // t.Setenv restores it
+		}
+		s, err := Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := os.Getenv(variable); got == before {
+			t.Errorf("%s=%q while the socket is open", variable, got)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := os.LookupEnv(variable); got != before || ok != (before != "") {
+			t.Errorf("%s=%q (%v) afterwards, want %q as before", variable, got, ok, before)
+		}
+	}
+}
+
 // Messages of holdfast allocate nothing but the text of a status.
 func TestAllocations(t *testing.T) {
 	s := open(t)

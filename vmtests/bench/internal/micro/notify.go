@@ -65,7 +65,7 @@ func Open() (_ *Socket, err error) {
 		return nil, err
 	}
 	s.close = append(s.close, s.conn.Close)
-	if err := os.Setenv("NOTIFY_SOCKET", path); err != nil {
+	if err := s.setVariable(path); err != nil {
 		return nil, err
 	}
 	ours, err := notify.FromEnv()
@@ -80,6 +80,20 @@ func Open() (_ *Socket, err error) {
 	s.close = append(s.close, kept.Close)
 	s.Senders = senders(ours, kept)
 	return s, nil
+}
+
+const variable = "NOTIFY_SOCKET"
+
+// setVariable sets it until Close: what else this process starts must not send anything here.
+func (s *Socket) setVariable(path string) error {
+	before, ok := os.LookupEnv(variable)
+	s.close = append(s.close, func() error {
+		if !ok {
+			return os.Unsetenv(variable)
+		}
+		return os.Setenv(variable, before)
+	})
+	return os.Setenv(variable, path)
 }
 
 // Close ends all that Open and Drain began.
