@@ -190,6 +190,9 @@ func (m *mover) batch() (batch []*offer) {
 			return nil
 		}
 	}
+	if m.ended() {
+		return nil
+	}
 	room := handover.MaxPayload - len(`{"list":[]}`)
 	for {
 		if room -= m.next.Size(); room < 0 && len(batch) > 0 || len(batch) == handover.MaxDescriptors {
@@ -202,6 +205,19 @@ func (m *mover) batch() (batch []*offer) {
 		default:
 			return batch
 		}
+	}
+}
+
+// ended says that nothing more may be sent: an offer may have come at the same
+// moment, or may have waited for the next frame.
+func (m *mover) ended() bool {
+	select {
+	case <-m.silent:
+		return true
+	case <-m.done:
+		return true
+	default:
+		return false
 	}
 }
 
