@@ -26,13 +26,18 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 	var list handover.Connections
 	if err := f.Decode(&list); err != nil {
 		s.log.Error("adopt connections", "error", err)
+		list.List = nil // what was understood of it may lack something
 	}
 	answer := handover.Taken{Count: len(list.List)}
 	var kept []adopted
 	var refused error
 	room := roomForFiles()
 	for i, file := range files {
-		if i >= len(list.List) || minFD(file) >= room {
+		if i >= len(list.List) {
+			_ = file.Close()
+			continue
+		}
+		if minFD(file) >= room {
 			_ = file.Close()
 			refused = errNoRoom
 			continue

@@ -145,3 +145,57 @@ func TestAdoptSession(t *testing.T) {
 	}
 	mustRefuse("k", file, errStopped.Error())
 }
+
+// A frame that is not understood as a whole is not taken in part: a session would
+// go on without its state.
+func TestAdoptNothingOfGarbage(t *testing.T) {
+	for _, payload := range []string{
+		`{"list":[{"session":"k","state":7}]}`,
+		`{"list":[{"session":"k","state":"not base64"}]}`,
+		`{"list":[{"session":"k"},{"session":7}]}`,
+	} {
+		inv := firstInventory(t)
+		inv.handle("k", func(conn net.Conn, state []byte) {
+			t.Errorf("%s: a session goes on with %q", payload, state)
+			_ = conn.Close()
+		})
+		a, b := conns(t)
+		s := serviceOf(inv)
+		_, server, client := acceptedPair(t, "tcp")
+		file, err := server.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.adopt(b, handover.Frame{Kind: handover.KindConnections, Payload: []byte(payload)}, []*os.File{file})
+		f, _, err := a.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got handover.Taken
+		if err := f.Decode(&got); err != nil || got.Count != 0 || len(got.Kept) > 0 {
+			t.Errorf("%s: answered with %+v, %v", payload, got, err)
+		}
+		if n := inv.openConnections(); n != 0 {
+			t.Errorf("%s: %d connections are open", payload, n)
+		}
+		// It is the sender's.
+		if _, err := server.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		_ = client.Close()
+	}
+}
+
+// conns are the two ends of a handover.
+func conns(t *testing.T) (a, b *handover.Conn) {
+	t.Helper()
+	a, file, err := handover.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = handover.New(file); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = a.Close(), b.Close() })
+	return a, b
+}
