@@ -76,6 +76,16 @@ func (d *drain) begin(paths ownership, done func(error)) {
 	})
 }
 
+// began says that it has begun.
+func (d *drain) began() bool {
+	select {
+	case <-d.draining:
+		return true
+	default:
+		return false
+	}
+}
+
 // finish tells all that was registered, and returns a channel that is closed
 // when they have finished.
 func (d *drain) finish() <-chan struct{} {

@@ -31,6 +31,7 @@ type event struct {
 	request *request // of Upgrade
 	checked *checked // of Fit and Unfit
 	err     error    // of Failed and Drained
+	worker  bool     // of Failed: it is no failure once we drain
 }
 
 type request struct {
@@ -246,6 +247,10 @@ func (s *Service) handle(e event) {
 	case machine.Fit, machine.Unfit:
 		r.checked = e.checked
 	case machine.Failed, machine.Drained:
+		// Whoever runs it may have learned of the drain before its context has.
+		if e.worker && s.drain.began() {
+			return
+		}
 		if e.kind == machine.Failed && e.err == nil {
 			e.err = errors.New(e.reason)
 		}

@@ -121,9 +121,7 @@ func (s *Service) moveSession(kind string, conn net.Conn, state []byte) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-s.drain.draining:
-	default:
+	if !s.drain.began() {
 		return ErrNoSuccessor
 	}
 	m := s.drain.mover

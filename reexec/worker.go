@@ -37,18 +37,14 @@ func (s *Service) runWorker(w *worker) {
 		}
 		cancel()
 	}()
-	w.err = w.work(ctx)
-	if w.err != nil && ctx.Err() == nil {
-		s.send(event{kind: machine.Failed, err: fmt.Errorf("%s: %w", w.name, w.err), reason: w.err.Error()})
+	if w.err = w.work(ctx); w.err != nil {
+		s.send(event{kind: machine.Failed, err: fmt.Errorf("%s: %w", w.name, w.err), reason: w.err.Error(), worker: true})
 	}
 }
 
-// finish is for the drain.
-func (w *worker) finish(ctx context.Context) error {
-	select {
-	case <-w.over:
-		return w.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+// finish is for the drain. The worker was told at its beginning, so it is waited
+// for to the end.
+func (w *worker) finish(context.Context) error {
+	<-w.over
+	return w.err
 }
