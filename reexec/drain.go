@@ -64,6 +64,8 @@ func (d *drain) begin(paths ownership, done func(error)) {
 		}
 		if d.mover != nil {
 			d.mover.begin(sets) // before anybody learns that sessions may move
+			// Those that wait for one that hangs need the time for a last word, too.
+			context.AfterFunc(d.ending, d.mover.end)
 		}
 		close(d.draining)
 		err := d.inv.close(paths)

@@ -95,8 +95,9 @@ func (inv *inventory) sessionKinds() []*sessionKind {
 // here. If not, nothing has happened, and the session goes on here: the error is
 // [ErrNoSuccessor], [ErrSessionRefused] or about the arguments.
 //
-// It returns nil, too, if the other generation lives and has not confirmed by the
-// end of the drain: then it may have the connection, and two must not read.
+// It returns nil, too, if the other generation lives and has not confirmed when
+// the contexts of [Service.OnDrain] end: then it may have the connection, and two
+// must not read.
 func (s *Service) MoveSession(kind string, conn net.Conn, state []byte) error {
 	err := s.moveSession(kind, conn, state)
 	if err != nil {
