@@ -48,8 +48,9 @@ type session struct {
 // version handles what it moves.
 //
 // take is called in a goroutine of its own for each connection, which is the
-// service's from then on; a drain waits until it is closed. It panics if the kind
-// has a handler already. Call HandleSession before [Service.Run].
+// service's from then on; a drain waits until it is closed. A drain may have begun
+// by the time that take runs. HandleSession panics if the kind has a handler
+// already. Call it before [Service.Run].
 func (s *Service) HandleSession(kind string, take func(conn net.Conn, state []byte)) {
 	if kind == "" || len(kind) > maxSessionKind {
 		panic(fmt.Sprintf("reexec: kind of session %q: must have 1 to %d bytes", kind, maxSessionKind))

@@ -30,11 +30,20 @@ type sessionState struct {
 // serveSessions answers each line of a session with its number, the PID and the
 // line. Sessions move when the service drains, also in the middle of a line.
 func serveSessions(service *reexec.Service, p plan, ln net.Listener, log *slog.Logger) {
-	var open sync.WaitGroup
+	// A sync.WaitGroup must not be waited for while a session that another
+	// generation has sent may begin.
+	var mu sync.Mutex
+	open, ended := 0, sync.NewCond(&mu)
+	count := func(by int) {
+		mu.Lock()
+		defer mu.Unlock()
+		open += by
+		ended.Broadcast()
+	}
 	goodbye, bye := context.WithCancelCause(context.Background())
 	serve := func(conn net.Conn, state []byte) {
-		open.Add(1)
-		defer open.Done()
+		count(1)
+		defer count(-1)
 		s := sessionState{Ballast: make([]byte, p.Ballast)}
 		if state != nil {
 			if err := json.Unmarshal(state, &s); err != nil {
@@ -51,7 +60,11 @@ func serveSessions(service *reexec.Service, p plan, ln net.Listener, log *slog.L
 	service.OnDrain("lines", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { bye(context.Cause(ctx)) })
 		defer stop()
-		open.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		for open > 0 {
+			ended.Wait()
+		}
 		return context.Cause(ctx)
 	})
 	go func() {
