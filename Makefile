@@ -44,7 +44,7 @@ else
 endif
 
 .PHONY: bench
-bench: ## upgrade Holdfast and its peers under the same load; BENCH='-upgrades=5 -json=FILE -svg=DIR', BENCH=-help
+bench: ## upgrade Holdfast and its peers under the same load (an hour); BENCH='-upgrades=5 -json=FILE -svg=DIR', -costs, -micro, -help
 ifeq ($(ROOT),yes)
 	@sh vmtests/bench/install
 	$(GO) run ./vmtests/cmd/prepare -lane=containers

@@ -51,6 +51,14 @@ total        from the request to the verdict, less the probation, by the phases 
 first answer from the signal, before the probation; to bare exec: the service fills the same heap there
 old ends     from the verdict until the old process has moved its connections and ended
 memory       peak of the PSS of both generations
+
+What grows, and why:
+- listeners: the new version makes 24 system calls for each: it receives it, looks at what it is, and makes a
+  net.Listener of it. The pre-check gets none.
+- connections: they move after the verdict, 200 at a time, each batch once the one before was acknowledged.
+  Nobody waits for it but a client whose connection is on its way.
+- heap: an upgrade copies none of it and does not wait for the collector; starting is the time in which the
+  new version makes its own, as in a bare exec. The old process has ended when the kernel has its memory back.
 `
 
 // drawCosts draws a curve.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -67,6 +68,17 @@ func TestCostsThatAreTooMuch(t *testing.T) {
 	}
 	if err := wellFormed(drawCosts(curves[0])); err != nil {
 		t.Error(err)
+	}
+}
+
+// What needs more open files than can be had says how many.
+func TestNeedsFiles(t *testing.T) {
+	if err := needsFiles(10); err != nil {
+		t.Errorf("10 sockets: %v", err)
+	}
+	err := needsFiles(3 << 40)
+	if err == nil || !strings.Contains(err.Error(), "RLIMIT_NOFILE") || !strings.Contains(err.Error(), fmt.Sprint(4<<40+256)) {
+		t.Errorf("a limit of files that no kernel has: %v", err)
 	}
 }
 

@@ -54,6 +54,12 @@ func (b *bench) measure(ctx context.Context, p peer, w workload, progress func(s
 			return c, nil
 		}
 	}
+	if w.mode == load.Idle {
+		if err := needsFiles(int64(b.idle)); err != nil {
+			c.Skipped = err.Error()
+			return c, nil
+		}
+	}
 	svc, err := p.start(ctx, b, p, w.protocol)
 	if err != nil {
 		return c, fmt.Errorf("start: %w", err)
