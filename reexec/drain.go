@@ -34,6 +34,7 @@ type drain struct {
 	ending context.Context // of the finishers
 	end    context.CancelCauseFunc
 	record record
+	report sync.Once
 }
 
 // finisher is what the service has registered by [Service.OnDrain].

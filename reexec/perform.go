@@ -108,7 +108,7 @@ func (s *Service) perform(a machine.Action) {
 	case machine.Abandon:
 		s.log.Warn("connections are cut", "open", s.inv.openConnections(), "after", s.opts.DrainTimeout)
 		s.drain.abandon()
-		s.reportDrain()
+		s.drain.report.Do(s.reportDrain)
 	case machine.ReplyUpgraded:
 		s.reply(control.Upgraded)
 	case machine.ReplyRefused:
@@ -447,11 +447,7 @@ func (s *Service) retire() {
 }
 
 func (s *Service) drained(err error) {
-	select {
-	case <-s.drain.abandoned:
-	default:
-		s.reportDrain()
-	}
+	s.drain.report.Do(s.reportDrain) // unless it was cut
 	s.send(event{kind: machine.Drained, err: err})
 }
 

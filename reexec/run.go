@@ -138,6 +138,9 @@ func (s *Service) Run(ctx context.Context) error {
 			s.step(event{kind: machine.Stop, reason: "the context of Run ended"})
 		case <-s.run.timerC:
 			s.run.timerC = nil
+			if s.drain.began() {
+				s.drain.end(ErrDrainTimeout) // whose own timer may be late
+			}
 			s.step(event{kind: machine.Deadline, reason: s.late()})
 		case <-ticker.C:
 			if s.state == machine.Serving {
