@@ -4,6 +4,7 @@ package reexec
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
@@ -46,5 +47,8 @@ func (s *Service) runWorker(w *worker) {
 // for to the end.
 func (w *worker) finish(context.Context) error {
 	<-w.over
+	if errors.Is(w.err, context.Canceled) {
+		return nil // it was asked to, and many return ctx.Err()
+	}
 	return w.err
 }

@@ -47,6 +47,27 @@ func TestWorkerThatSeesTheDrainFirst(t *testing.T) {
 	}
 }
 
+// A worker that returns why its context has ended has not failed.
+func TestWorkerThatIsCanceled(t *testing.T) {
+	s := mainService(t)
+	begun := make(chan struct{})
+	s.Go("worker", func(ctx context.Context) error {
+		close(begun)
+		<-ctx.Done()
+		return fmt.Errorf("wait for mail: %w", ctx.Err())
+	})
+	go s.runWorker(s.workers[0])
+	<-begun
+	done := make(chan error, 1)
+	s.drain.begin(ours, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if h := s.drain.record.report(control.Process{}).Holders; len(h) != 1 || h[0].Error != "" {
+		t.Errorf("holders %+v, want one without an error", h)
+	}
+}
+
 // A worker has all the time of a drain: it has been told at the beginning, so it
 // needs no farewell. One that is not over then was cut.
 func TestWorkerHasAllTheTime(t *testing.T) {
