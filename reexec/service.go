@@ -244,6 +244,10 @@ func (s *Service) Draining() <-chan struct{} { return s.drain.draining }
 // and the process waits until it returns, at most for Options.DrainTimeout. The
 // methods Shutdown of most servers fit.
 //
+// A server whose listener is of [Service.Listen] finds that closed when the drain
+// begins, before or after its Shutdown is called: it is no failure if its Serve
+// returns [net.ErrClosed]. Servers of HTTP are better given to [Service.Serve].
+//
 // ctx ends a little before the rest is cut, a second or a tenth of DrainTimeout,
 // so that clients who stay can be told; context.Cause is [ErrDrainTimeout] then.
 // What was waited for, and the error, is in the log and in the status of the
