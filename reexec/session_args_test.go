@@ -11,6 +11,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
@@ -184,6 +187,50 @@ func TestAdoptNothingOfGarbage(t *testing.T) {
 		}
 		_ = client.Close()
 	}
+}
+
+// Whatever comes: what is kept goes on once, and all else is closed.
+func FuzzAdopt(f *testing.F) {
+	for _, seed := range []string{
+		`{"list":[{"session":"k","state":"AAAA"}]}`,
+		`{"list":[{"session":"other"},{"session":"k"}]}`,
+		`{"list":[{"listener":"http","left":-1}]}`,
+		`{"list":[{"session":"k","listener":"x","left":9223372036854775807}]}`,
+		`{"list":null}`, `[]`, `{"list":[7]}`, ``, "\x00",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		inv := firstInventory(t)
+		begun := make(chan net.Conn, 1)
+		inv.handle("k", func(conn net.Conn, _ []byte) { begun <- conn })
+		a, b := conns(t)
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := os.NewFile(uintptr(pair[0]), "client")
+		defer client.Close()
+		serviceOf(inv).adopt(b, handover.Frame{Kind: handover.KindConnections, Payload: payload}, []*os.File{os.NewFile(uintptr(pair[1]), "server")})
+		frame, _, err := a.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got handover.Taken
+		if err := frame.Decode(&got); err != nil || len(got.Kept) > 1 || len(got.Kept) == 1 && (got.Kept[0] != 0 || got.Count == 0) {
+			t.Fatalf("answered with %+v, %v", got, err)
+		}
+		if len(got.Kept) == 1 {
+			_ = (<-begun).Close()
+		}
+		if n := inv.openConnections(); n != 0 {
+			t.Errorf("%d connections are open", n)
+		}
+		_ = client.SetReadDeadline(time.Now().Add(patience))
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the connection is not closed: %v", err)
+		}
+	})
 }
 
 // conns are the two ends of a handover.
