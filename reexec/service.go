@@ -260,7 +260,7 @@ func (s *Service) OnDrain(name string, finish func(ctx context.Context) error) {
 // [Service.Main] until it begins to drain, when ctx ends. The process waits for it
 // as for OnDrain. The next main begins with the verdict, so the two may meet for
 // as long as work takes to return. An error that comes before the end of ctx ends
-// Run with it, as that of a server does. Call Go before Run.
+// Run with it at once, without a drain, as that of a server does. Call Go before Run.
 func (s *Service) Go(name string, work func(ctx context.Context) error) {
 	w := &worker{name: name, work: work, over: make(chan struct{})}
 	s.workers = append(s.workers, w)

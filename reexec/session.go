@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
@@ -49,15 +50,26 @@ type session struct {
 //
 // take is called in a goroutine of its own for each connection, which is the
 // service's from then on; a drain waits until it is closed. A drain may have begun
-// by the time that take runs. HandleSession panics if the kind has a handler
-// already. Call it before [Service.Run].
+// by the time that take runs. HandleSession panics if take is nil, if the kind has
+// a handler already, and if it has not 1 to 64 bytes of UTF-8. Call it before [Service.Run].
 func (s *Service) HandleSession(kind string, take func(conn net.Conn, state []byte)) {
-	if kind == "" || len(kind) > maxSessionKind {
-		panic(fmt.Sprintf("reexec: kind of session %q: must have 1 to %d bytes", kind, maxSessionKind))
+	if err := checkKind(kind); err != nil {
+		panic(fmt.Sprintf("reexec: kind of session %q: %v", kind, err))
+	}
+	if take == nil {
+		panic(fmt.Sprintf("reexec: kind of session %q: a nil handler", kind))
 	}
 	if !s.inv.handle(kind, take) {
 		panic(fmt.Sprintf("reexec: kind of session %q has a handler already", kind))
 	}
+}
+
+// checkKind refuses what would not arrive as it is.
+func checkKind(kind string) error {
+	if kind == "" || len(kind) > maxSessionKind || !utf8.ValidString(kind) {
+		return fmt.Errorf("the kind must have 1 to %d bytes of UTF-8", maxSessionKind)
+	}
+	return nil
 }
 
 func (inv *inventory) handle(kind string, take func(net.Conn, []byte)) bool {
@@ -112,8 +124,8 @@ func (s *Service) moveSession(kind string, conn net.Conn, state []byte) error {
 	if len(state) > MaxSessionState {
 		return fmt.Errorf("state of %d bytes: at most %d can go with it", len(state), MaxSessionState)
 	}
-	if kind == "" || len(kind) > maxSessionKind {
-		return fmt.Errorf("the kind must have 1 to %d bytes", maxSessionKind)
+	if err := checkKind(kind); err != nil {
+		return err
 	}
 	sc, ok := conn.(syscall.Conn)
 	if !ok {

@@ -41,7 +41,8 @@ func TestMoveSessionThatCannotMove(t *testing.T) {
 		{name: "TLS", kind: "k", conn: tls.Server(server, &tls.Config{}), drains: true, want: errors.ErrUnsupported, text: "a *tls.Conn has no descriptor"},
 		{name: "a pipe", kind: "k", conn: pipe, drains: true, want: errors.ErrUnsupported},
 		{name: "much state", kind: "k", conn: server, state: make([]byte, MaxSessionState+1), drains: true, text: "state of 65537 bytes: at most 65536"},
-		{name: "no kind", conn: server, drains: true, text: "the kind must have 1 to 64 bytes"},
+		{name: "no kind", conn: server, drains: true, text: "the kind must have 1 to 64 bytes of UTF-8"},
+		{name: "bytes", kind: "k\xff", conn: server, drains: true, text: "the kind must have 1 to 64 bytes of UTF-8"},
 		{name: "long kind", kind: strings.Repeat("k", 65), conn: server, drains: true, text: "the kind must have 1 to 64 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -73,16 +74,19 @@ func TestMoveSessionThatCannotMove(t *testing.T) {
 func TestHandleSessionPanics(t *testing.T) {
 	s := serviceOf(firstInventory(t))
 	s.HandleSession("k", func(net.Conn, []byte) {})
-	for _, kind := range []string{"", "k", strings.Repeat("k", 65)} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("kind %q was accepted", kind)
-				}
-			}()
-			s.HandleSession(kind, func(net.Conn, []byte) {})
+	mustPanic := func(kind string, take func(net.Conn, []byte)) {
+		t.Helper()
+		defer func() {
+			if recover() == nil {
+				t.Errorf("kind %q was accepted", kind)
+			}
 		}()
+		s.HandleSession(kind, take)
 	}
+	for _, kind := range []string{"", "k", "\xff", strings.Repeat("k", 65)} {
+		mustPanic(kind, func(net.Conn, []byte) {})
+	}
+	mustPanic("other", nil)
 }
 
 // What arrives is handled or refused, whatever it is; nothing stays open.

@@ -259,7 +259,7 @@ func TestReadmeDrain(t *testing.T) {
 	}
 	service = strings.Replace(service, run, goBlock(t, 1)+run, 1) + `
 var (
-	admin     http.Server
+	jobs      http.Server // has such a method
 	tlsConfig = new(tls.Config)
 )
 
