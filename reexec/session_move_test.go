@@ -39,10 +39,10 @@ func drainTo(t *testing.T, l *link) *Service {
 // linkedTo is a link to a generation that handles sessions of kind "k".
 func linkedTo(t *testing.T, take func(net.Conn, []byte)) *link {
 	t.Helper()
-	l := linked(t, nil, nil)
-	l.other.inv = firstInventory(t)
-	l.other.inv.handle("k", take)
-	return l
+	inv := firstInventory(t)
+	inv.handle("k", take)
+	next := serviceOf(inv)
+	return linked(t, nil, func(l *link, f handover.Frame, files []*os.File) { next.adopt(l.b, f, files) })
 }
 
 // Hundreds of sessions at the same time, with no state, some, and as much as can go
