@@ -138,7 +138,7 @@ func (b *bench) measureAll(ctx context.Context, r *run, p *plan, progress func(s
 	if p.micro {
 		// Before all else, while the machine is quiet.
 		progress("micro")
-		if r.Micro, err = micro.Compare(microEffort); err != nil {
+		if r.Micro, err = micro.Compare(ctx, microEffort); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -66,12 +67,16 @@ func (s *Socket) Drain() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	s.reader = cmd.Process
 	s.close = append(s.close, func() error { return errors.Join(stdin.Close(), cmd.Wait()) })
-	return nil
+	// Only the reader has it now: without one a sender gets an error, and does not wait for ever.
+	return s.conn.Close()
 }
 
 // drainChild reads from descriptor 3 until its standard input ends.
 func drainChild() error {
+	// Those of a terminal, or of timeout(1), are for the whole group. Who started us ends us.
+	signal.Ignore(unix.SIGINT, unix.SIGTERM)
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)

@@ -3,6 +3,7 @@
 package micro
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"slices"
@@ -31,17 +32,17 @@ type Effort struct {
 	Listeners int
 }
 
-// Compare measures everything.
-func Compare(e Effort) ([]Comparison, error) {
-	messages, err := compareMessages(e)
+// Compare measures everything, unless ctx ends.
+func Compare(ctx context.Context, e Effort) ([]Comparison, error) {
+	messages, err := compareMessages(ctx, e)
 	if err != nil {
 		return nil, err
 	}
-	taking, err := compareTaking(e)
+	taking, err := compareTaking(ctx, e)
 	return append(messages, taking...), err
 }
 
-func compareMessages(e Effort) (_ []Comparison, err error) {
+func compareMessages(ctx context.Context, e Effort) (_ []Comparison, err error) {
 	s, err := Open()
 	if err != nil {
 		return nil, err
@@ -56,6 +57,9 @@ func compareMessages(e Effort) (_ []Comparison, err error) {
 	}
 	rounds := make([][]Cost, len(s.Senders))
 	for range e.Rounds {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		for i, sender := range s.Senders {
 			cost, err := sender.cost(e.Messages)
 			if err != nil {
@@ -95,7 +99,7 @@ func (s Sender) cost(n int) (Cost, error) {
 	}, nil
 }
 
-func compareTaking(e Effort) ([]Comparison, error) {
+func compareTaking(ctx context.Context, e Effort) ([]Comparison, error) {
 	passed, err := Listen(e.Listeners)
 	if err != nil {
 		return nil, err
@@ -103,6 +107,9 @@ func compareTaking(e Effort) ([]Comparison, error) {
 	defer passed.Close()
 	rounds := make(map[Taker][]Cost)
 	for range e.Rounds {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		for _, taker := range Takers {
 			cost, err := passed.Take(taker)
 			if err != nil {

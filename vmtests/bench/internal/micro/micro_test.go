@@ -3,8 +3,11 @@
 package micro
 
 import (
+	"context"
+	"errors"
 	"os"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 )
@@ -110,7 +113,7 @@ func TestAllocations(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
-	all, err := Compare(Effort{Rounds: 3, Messages: 20, Listeners: 3})
+	all, err := Compare(t.Context(), Effort{Rounds: 3, Messages: 20, Listeners: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +129,47 @@ func TestCompare(t *testing.T) {
 				t.Errorf("%s: %+v: makes no sense", c.What, cost)
 			}
 		}
+	}
+}
+
+// A benchmark that is told to end does, also by the signal of a terminal, which comes to the reader, too.
+func TestCompareEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Compare(ctx, Effort{Rounds: 1000, Messages: 1000, Listeners: 3}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the cause of the end", err)
+	}
+}
+
+// A sender without a reader fails: go-systemd and others would wait for one for ever.
+func TestReaderIsGone(t *testing.T) {
+	s, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(s.Senders, func(sender Sender) bool { return sender.Library == GoSystem })
+	if err := s.Senders[i].Send(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.reader.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan struct{})
+	go func() {
+		defer close(failed)
+		for s.Senders[i].Send() == nil { // until it is dead
+		}
+	}()
+	select {
+	case <-failed:
+	case <-time.After(30 * time.Second):
+		t.Error("a sender waits for a reader that is gone")
+	}
+	if err := s.Close(); err == nil {
+		t.Error("a reader that was killed is no error")
 	}
 }
 

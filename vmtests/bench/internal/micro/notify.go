@@ -43,6 +43,7 @@ type Sender struct {
 type Socket struct {
 	Senders []Sender
 	conn    *net.UnixConn // the receiving end
+	reader  *os.Process   // has it instead, after Drain
 	dir     string
 	close   []func() error
 }
@@ -64,7 +65,12 @@ func Open() (_ *Socket, err error) {
 	if s.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"}); err != nil {
 		return nil, err
 	}
-	s.close = append(s.close, s.conn.Close)
+	s.close = append(s.close, func() error {
+		if err := s.conn.Close(); !errors.Is(err, net.ErrClosed) { // by Drain
+			return err
+		}
+		return nil
+	})
 	if err := s.setVariable(path); err != nil {
 		return nil, err
 	}
