@@ -317,7 +317,18 @@ type conversation struct {
 }
 
 func newConversation() *conversation {
-	return &conversation{make(chan struct{}, 2000), make(chan string)}
+	return &conversation{make(chan struct{}, 2000), make(chan string, 10)}
+}
+
+// within returns what comes.
+func within[T any](t *testing.T, what string, comes <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-comes:
+	case <-time.After(patience):
+		t.Fatalf("waited %v for %s", patience, what)
+	}
+	return v
 }
 
 func (c *conversation) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -345,7 +356,7 @@ func TestHTTP2DrainWaitsForAnswers(t *testing.T) {
 		client := k.dial(t, g.ln.Addr())
 		client.hello()
 		client.post(1, "")
-		<-talk.entered
+		within(t, "the request", talk.entered)
 		talk.say <- "before, "
 		g.begin(successors)
 		client.mustGoAway()
@@ -526,7 +537,7 @@ func TestHTTP2ManyStreams(t *testing.T) {
 			client.post(2*i+1, "")
 		}
 		for range streams {
-			<-talk.entered
+			within(t, "a request", talk.entered)
 		}
 		g.begin(successors)
 		client.mustGoAway()
@@ -568,7 +579,7 @@ func TestHTTP2IsTransparent(t *testing.T) {
 		client.hello()
 		client.post(1, "x")
 		client.mustAnswer(1, "")
-		r := <-requests
+		r := within(t, "the request", requests)
 		if r.Context().Value(http.ServerContextKey) != server || r.Context().Value(key{}) != "ours" {
 			t.Error("the context is not that of the server")
 		}
@@ -586,7 +597,7 @@ func TestHTTP2IsTransparent(t *testing.T) {
 		g.mustEnd()
 		want := []http.ConnState{http.StateNew, http.StateActive, http.StateIdle, http.StateActive, http.StateIdle, http.StateClosed}
 		for i, w := range want {
-			if s := <-states; s.state != w || s.conn != accepted {
+			if s := within(t, "a state", states); s.state != w || s.conn != accepted {
 				t.Errorf("state %d is %v of a %T, want %v of the %T that was accepted", i, s.state, s.conn, w, accepted)
 			}
 		}
@@ -654,7 +665,7 @@ func TestHTTP2OnTwoListeners(t *testing.T) {
 			client.mustEnd(1)
 		}
 		g.mustEnd()
-		if err := <-served; err != nil {
+		if err := within(t, "the end of the second server", served); err != nil {
 			t.Error(err)
 		}
 	})
@@ -675,7 +686,7 @@ func TestHTTP2Curl(t *testing.T) {
 	url := "https://" + distant(t, gen.ln.Addr().String(), 5*time.Millisecond)
 	// One after the other on the connection that there is, each with a line when it
 	// is answered.
-	cmd := exec.CommandContext(t.Context(), curl, "-sS", "-k", "--http2", "-d", "x", "-w", " %{http_version} %{num_connects}\n")
+	cmd := exec.CommandContext(t.Context(), curl, "-sS", "-k", "-m", "20", "--http2", "-d", "x", "-w", " %{http_version} %{num_connects}\n")
 	for range requests {
 		cmd.Args = append(cmd.Args, url)
 	}
