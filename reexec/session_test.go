@@ -299,6 +299,9 @@ func TestSuccessorDiesWithSessions(t *testing.T) {
 	c.mustAnswer(t, "before", s.first)
 	s.release("v2", nil)
 	main := s.mustUpgrade().PID
+	for s.status().Adopted == 0 { // it may still be on its way
+		time.Sleep(time.Millisecond)
+	}
 	c.mustAnswer(t, "after", main)
 	s.signal(main, syscall.SIGKILL)
 	s.waitGone(main)
