@@ -115,7 +115,7 @@ func (b *bench) build(ctx context.Context, chosen []peer) error {
 			return err
 		}
 	}
-	if b.on == inContainer {
+	if b.on == prepare.InContainer {
 		return b.compile(ctx, "command", "github.com/holdfast-go/holdfast/units/cmd/holdfast")
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/micro"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 )
 
@@ -47,7 +48,7 @@ func TestMain(m *testing.M) {
 
 // small is a benchmark that is over soon.
 var small = settings{
-	on: onStandIn, systemd: 257, upgrades: 1, peerUpgrades: 1, costUpgrades: 1, steady: 100 * time.Millisecond, clients: 4, idle: 20,
+	on: prepare.OnStandIn, systemd: 257, upgrades: 1, peerUpgrades: 1, costUpgrades: 1, steady: 100 * time.Millisecond, clients: 4, idle: 20,
 	think: time.Millisecond, drain: 300 * time.Millisecond, probation: time.Millisecond,
 }
 

@@ -18,9 +18,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/micro"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 )
 
 // A run is what the JSON file holds.
@@ -101,11 +100,11 @@ func benchmark(ctx context.Context, args []string, stdout io.Writer, stderr *os.
 		return err
 	}
 	r := &run{
-		Began: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
+		Began: time.Now().UTC().Truncate(time.Second), Kernel: prepare.Kernel(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
 		Systemd: fmt.Sprintf("systemd %d in a container", p.systemd), workloads: p.workloads,
 		Load: p.load(), Peers: recipes(p.peers),
 	}
-	if p.on == onStandIn {
+	if p.on == prepare.OnStandIn {
 		r.Systemd = fmt.Sprintf("the stand-in for systemd %d (package reexectest)", p.systemd)
 	}
 	fmt.Fprintf(stdout, "Linux %s, %d CPUs, %s. Holdfast and restart: %s (%s); the others: plain processes.\n", r.Kernel, r.CPUs, r.Go, r.Systemd, p.why)
@@ -208,12 +207,4 @@ func (r *run) write(stdout io.Writer, jsonFile, svgDir string) error {
 		return draw(svgDir, r)
 	}
 	return nil
-}
-
-func kernel() string {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return "unknown"
-	}
-	return unix.ByteSliceToString(name.Release[:])
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/reexectest"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 )
 
@@ -112,7 +113,7 @@ func (s *plain) output(context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	return lastLines(string(text), 10)
+	return prepare.LastLines(string(text), 10)
 }
 
 func (s *plain) close() error {
@@ -133,11 +134,6 @@ func install(from, to string) error {
 		return fmt.Errorf("copy %s: %w: %s", from, err, out)
 	}
 	return os.Rename(next, to)
-}
-
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
 // nginx

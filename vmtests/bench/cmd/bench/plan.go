@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 )
 
 // A plan is what the arguments ask for.
@@ -71,7 +73,7 @@ func parse(args []string, stderr io.Writer) (_ *plan, err error) {
 			return nil, err
 		}
 	}
-	p.on, p.why, err = where(*on)
+	p.on, p.why, err = prepare.Where(*on)
 	return p, err
 }
 

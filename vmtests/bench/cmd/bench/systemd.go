@@ -19,14 +19,9 @@ import (
 	"github.com/holdfast-go/holdfast/units"
 	"github.com/holdfast-go/holdfast/vmtests"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
-)
-
-// Where services that need systemd run.
-const (
-	inContainer = "container"
-	onStandIn   = "stand-in"
 )
 
 // toyAddress is the service's where it has a network of its own. The stand-in replaces the port by a free one.
@@ -136,7 +131,7 @@ func startUnits(ctx context.Context, b *bench, p peer, protocol string,
 	render func(path string, args []string, address string) ([]units.File, error),
 ) (manager, error) {
 	const path = "/usr/bin/toy"
-	if b.on == inContainer {
+	if b.on == prepare.InContainer {
 		files, err := render(path, b.toyArgs(p, protocol, toyAddress, "/etc/toy/cert.pem", "/etc/toy/key.pem"), toyAddress)
 		if err != nil {
 			return nil, err
@@ -315,23 +310,7 @@ func (s *standIn) output(context.Context) string {
 	for _, entry := range s.unit.Journal() {
 		fmt.Fprintln(&text, entry)
 	}
-	return lastLines(text.String(), 15)
+	return prepare.LastLines(text.String(), 15)
 }
 
 func (s *standIn) close() error { return s.unit.Close() }
-
-// where chooses where services that need systemd run, and says why.
-func where(on string) (chosen, why string, err error) {
-	switch on {
-	case inContainer:
-		return on, "asked for", vmtests.RequireContainers()
-	case onStandIn:
-		return on, "asked for", nil
-	case "":
-		if err := vmtests.RequireContainers(); err != nil {
-			return onStandIn, err.Error(), nil
-		}
-		return inContainer, "this is root", nil
-	}
-	return "", "", fmt.Errorf("-on=%s: must be %s or %s", on, inContainer, onStandIn)
-}

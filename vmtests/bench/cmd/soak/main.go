@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/mixed"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 )
 
 func main() {
@@ -67,7 +68,7 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *os.File) 
 		s.seed = rand.Uint64() >> 32 // short enough to be typed
 	}
 	var why string
-	if s.on, why, err = where(s.on); err != nil {
+	if s.on, why, err = prepare.Where(s.on); err != nil {
 		return err
 	}
 	fmt.Fprintf(stderr, "soak: %s (%s), for %v, seed %d\n", s.manager(), why, s.length, s.seed)
@@ -76,7 +77,7 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *os.File) 
 
 // manager says what service manager it is.
 func (s settings) manager() string {
-	if s.on == onStandIn {
+	if s.on == prepare.OnStandIn {
 		return fmt.Sprintf("the stand-in for systemd %d (package reexectest)", s.systemd)
 	}
 	return fmt.Sprintf("systemd %d in a container", s.systemd)
@@ -85,7 +86,7 @@ func (s settings) manager() string {
 // report soaks and writes the report.
 func report(ctx context.Context, s settings, stdout io.Writer, dir string, progress func(string)) error {
 	r := &result{
-		Began: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
+		Began: time.Now().UTC().Truncate(time.Second), Kernel: prepare.Kernel(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
 		Systemd: s.manager(), Seed: s.seed, Every: s.every, Probation: s.probation, Drain: s.drain,
 	}
 	progress("build")
@@ -130,14 +131,6 @@ func (r *result) write(stdout io.Writer, dir string) error {
 		}
 	}
 	return nil
-}
-
-func kernel() string {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return "unknown"
-	}
-	return unix.ByteSliceToString(name.Release[:])
 }
 
 // newProgress returns a function that shows one line in place on a terminal. Elsewhere it writes a line in a

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/mixed"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 )
 
@@ -74,7 +75,7 @@ func soakOnce(ctx context.Context, t *testing.T, progress func(string)) (text st
 	dir := t.TempDir()
 	var out bytes.Buffer
 	err = report(ctx, settings{
-		on: onStandIn, systemd: 257, length: time.Hour, changes: shortChanges, every: 800 * time.Millisecond, seed: shortSeed,
+		on: prepare.OnStandIn, systemd: 257, length: time.Hour, changes: shortChanges, every: 800 * time.Millisecond, seed: shortSeed,
 		probation: 250 * time.Millisecond, drain: 5 * time.Second,
 	}, &out, dir, progress)
 	data, readErr := os.ReadFile(filepath.Join(dir, "soak.json"))

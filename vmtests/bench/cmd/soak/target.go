@@ -18,13 +18,8 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/mixed"
+	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
-)
-
-// Where the service runs.
-const (
-	inContainer = "container"
-	onStandIn   = "stand-in"
 )
 
 // A target is the service under a service manager.
@@ -74,7 +69,7 @@ func (s *soak) renderUnits(cert, key string) ([]units.File, error) {
 }
 
 func (s *soak) startTarget(ctx context.Context) (target, error) {
-	if s.on == inContainer {
+	if s.on == prepare.InContainer {
 		return s.startContainer(ctx)
 	}
 	return s.startStandIn(ctx)
@@ -126,7 +121,7 @@ func (s *soak) startContainer(ctx context.Context) (_ *container, err error) {
 	}
 	if _, err := m.Systemctl(ctx, args...); err != nil {
 		said, _ := c.journal(ctx)
-		return nil, fmt.Errorf("%w\n%s", err, lastLines(said, 15))
+		return nil, fmt.Errorf("%w\n%s", err, prepare.LastLines(said, 15))
 	}
 	return c, nil
 }
@@ -208,7 +203,7 @@ func (s *soak) startStandIn(ctx context.Context) (*standIn, error) {
 	t := &standIn{unit: unit, loader: s.file("load")}
 	if err := unit.Start(ctx); err != nil {
 		said, _ := t.journal(ctx)
-		return nil, errors.Join(fmt.Errorf("%w\n%s", err, lastLines(said, 15)), unit.Close())
+		return nil, errors.Join(fmt.Errorf("%w\n%s", err, prepare.LastLines(said, 15)), unit.Close())
 	}
 	return t, nil
 }
@@ -246,27 +241,6 @@ func (t *standIn) journal(context.Context) (string, error) {
 }
 
 func (t *standIn) close() error { return t.unit.Close() }
-
-// where chooses where the service runs, and says why.
-func where(on string) (chosen, why string, err error) {
-	switch on {
-	case inContainer:
-		return on, "asked for", vmtests.RequireContainers()
-	case onStandIn:
-		return on, "asked for", nil
-	case "":
-		if err := vmtests.RequireContainers(); err != nil {
-			return onStandIn, err.Error(), nil
-		}
-		return inContainer, "this is root", nil
-	}
-	return "", "", fmt.Errorf("-on=%s: must be %s or %s", on, inContainer, onStandIn)
-}
-
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(len(lines)-n, 0):], "\n")
-}
 
 // file is one that was built or made for this run.
 func (s *soak) file(name string) string { return filepath.Join(s.dir, name) }

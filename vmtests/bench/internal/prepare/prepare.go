@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package prepare builds programs and makes a certificate for a run that services under systemd are part of.
+// Package prepare has what the commands do before and after a run that services under systemd are part of: it
+// builds programs, makes a certificate, chooses where to run, and says what the machine is.
 package prepare
 
 import (
