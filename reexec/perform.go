@@ -361,8 +361,12 @@ func (s *Service) moveMain() {
 }
 
 // announceAdopted speaks to systemd once it has taken us for main in place of
-// the dead predecessor; before that it would refuse the message.
+// the dead predecessor; before that it would refuse the message. Without a
+// manager there is nobody to wait for.
 func (s *Service) announceAdopted() {
+	if !s.notifier.Enabled() {
+		return
+	}
 	s.mu.Lock()
 	s.adopting = true
 	s.mu.Unlock()

@@ -214,6 +214,8 @@ func TestPredecessorDiesInProbation(t *testing.T) {
 		wait()
 		s.mustServe(successor)
 		t.Logf("took over within %v", time.Since(begin).Round(time.Millisecond))
+		// Its socket closes a moment before the process is gone.
+		s.waitDeath(s.first)
 		if st := s.status(); st.Instance != before.Instance || st.Generation != 2 || len(st.Draining) != 0 {
 			t.Errorf("status %+v", st)
 		}
