@@ -28,6 +28,8 @@ const (
 	roleBound   = "bound"
 	roleControl = "control"
 	roleElder   = "elder"
+	roleState   = "state"
+	roleKept    = "kept"
 )
 
 // inventory is everything that this generation holds and its successor gets.

@@ -40,6 +40,9 @@ type Options struct {
 	// predecessor's death during probation restarts the unit.
 	RuntimeDirectory string
 
+	// Mode is how one version follows another. Default: [Overlap].
+	Mode Mode
+
 	// Check is the service's own pre-check, for example parsing its
 	// configuration. It runs in a process of the new binary before anything
 	// else of it runs, started with the arguments of the running version,

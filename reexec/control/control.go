@@ -142,6 +142,74 @@ type Status struct {
 	LastDrain *Drain `json:"last_drain,omitempty"`
 	// Last is the last verdict, also across generations.
 	Last *Verdict `json:"last,omitempty"`
+	// Mode is how one version follows another: "overlap", "in place" or "restart".
+	Mode string `json:"mode,omitempty"`
+	// Store is what systemd keeps for the service; nil without a manager.
+	Store *Store `json:"store,omitempty"`
+	// States are those that the service has registered.
+	States []State `json:"states,omitempty"`
+	// LastGood is what starts next if the file of the service must not.
+	LastGood *LastGood `json:"last_good,omitempty"`
+}
+
+// Store is the file descriptor store of the unit, as far as the service knows it.
+type Store struct {
+	// Limit is FileDescriptorStoreMax=, or 0 where the service was not told it
+	// (before systemd 254).
+	Limit int `json:"limit,omitempty"`
+	// Entries are what the service has there.
+	Entries []StoreEntry `json:"entries,omitempty"`
+	// Warning says what a crash would lose, and what to change in the unit.
+	Warning string `json:"warning,omitempty"`
+}
+
+// StoreEntry is one descriptor in the store.
+type StoreEntry struct {
+	// Name is that of the entry, with its sequence number.
+	Name string `json:"name"`
+	// Kind is "bound", "state", "kept" or "program".
+	Kind string `json:"kind"`
+}
+
+// State is one state of the service.
+type State struct {
+	Name string `json:"name"`
+	// Kind is "snapshot", "merged" or "exclusive".
+	Kind string `json:"kind"`
+	// Version is that of the format which the service writes.
+	Version uint32 `json:"version"`
+	// Loaded is the frame that it began with; nil if there was none.
+	Loaded *StateFrame `json:"loaded,omitempty"`
+	// Committed is the last frame that is in the fd store; nil if there is none.
+	Committed *StateFrame `json:"committed,omitempty"`
+	// Refused says which frames were not used, and why.
+	Refused []string `json:"refused,omitempty"`
+}
+
+// StateFrame is one copy of a state.
+type StateFrame struct {
+	Version uint32 `json:"version"`
+	Seq     uint64 `json:"seq"`
+	Bytes   int64  `json:"bytes"`
+	// Origin is "predecessor" or "fd store".
+	Origin string `json:"origin,omitempty"`
+}
+
+// LastGood is the record of files that must not start, and of the one that
+// starts instead.
+type LastGood struct {
+	Version string    `json:"version"`
+	Path    string    `json:"path"`
+	Since   time.Time `json:"since"`
+	// Failed are the files that were refused or undone, the newest first.
+	Failed []FailedFile `json:"failed,omitempty"`
+}
+
+// FailedFile is a version that was refused or undone.
+type FailedFile struct {
+	Version string    `json:"version,omitempty"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
 }
 
 // Event is one line of the answer to POST /v1/upgrade: either a state or, as

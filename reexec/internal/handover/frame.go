@@ -31,6 +31,7 @@ const (
 	KindConnections Kind = 12 // who drains: idle connections and sessions
 	KindTaken       Kind = 13 // who serves: which of them it has
 	KindDrained     Kind = 14 // predecessor: what it had left to do
+	KindUpdate      Kind = 15 // both ways: a change to what was handed over
 )
 
 var kindNames = map[Kind]string{
@@ -38,7 +39,7 @@ var kindNames = map[Kind]string{
 	KindComplete: "complete", KindReady: "ready", KindBeat: "beat", KindLeaving: "leaving",
 	KindServe: "serve", KindPromote: "promote", KindUndo: "undo", KindStop: "stop",
 	KindConnections: "connections", KindTaken: "taken",
-	KindDrained: "drained",
+	KindDrained: "drained", KindUpdate: "update",
 }
 
 func (k Kind) String() string {

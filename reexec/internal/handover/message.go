@@ -76,10 +76,13 @@ func (k TicketKey) GoString() string { return k.String() }
 // Descriptor describes one descriptor that travels with a Descriptors frame.
 type Descriptor struct {
 	// Role is "socket" (from systemd), "bound" (bound by an earlier
-	// generation), "control" (the control socket) or "elder" (a pidfd of an
-	// older generation that may still drain).
+	// generation), "control" (the control socket), "elder" (a pidfd of an
+	// older generation that may still drain), "state" (a frame of a state of the
+	// service) or "kept" (what the service itself keeps in the fd store).
 	Role string `json:"role"`
 	Name string `json:"name,omitempty"`
+	// Stored is the name of its entry in systemd's fd store, if it has one.
+	Stored string `json:"stored,omitempty"`
 	// Source is how systemd passed it, a number of package activation.
 	Source uint8 `json:"source,omitempty"`
 	// Network and Address are what a bound socket was asked for.
@@ -94,6 +97,16 @@ type Descriptor struct {
 // Descriptors announces the descriptors beside it, in the same order.
 type Descriptors struct {
 	List []Descriptor `json:"list"`
+}
+
+// Update is a change to what was handed over, until the sender's drain is over.
+// The descriptor is beside it, unless it was removed.
+type Update struct {
+	Descriptor
+	// Removed: it is no longer there.
+	Removed bool `json:"removed,omitempty"`
+	// Added: the frame is what was counted since the last one, to be merged.
+	Added bool `json:"added,omitempty"`
 }
 
 // Received acknowledges all descriptors so far.
