@@ -277,6 +277,37 @@ func (s *Set) TakeUnclaimed() []Passed {
 	return taken
 }
 
+// Stored is a descriptor that [Set.TakeStored] has handed out. Its FD is the number that the File has.
+type Stored struct {
+	Info
+	File *os.File
+}
+
+// TakeStored claims those entries of the file descriptor store that nobody has claimed yet and that match, of
+// whatever kind, and returns them in the order of arrival: [SourceStore], or what [NewSet] was told so. The files
+// belong to the caller. Their blocking mode is as it came, and is shared with systemd's copy.
+//
+// A service that keeps its store in order looks at Aliases, too, also at those of [Set.All]: an entry that is
+// a further copy of a socket is closed already, and is listed there only.
+func (s *Set) TakeStored(match func(name string) bool) []Stored {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	var taken []Stored
+	for _, e := range s.entries {
+		if e.duplicate || !e.unclaimed() || e.info.Source != SourceStore || !match(e.info.Name) {
+			continue
+		}
+		e.claimedBy = caller()
+		info := e.info
+		info.Aliases, info.Claimed = slices.Clone(info.Aliases), true
+		taken = append(taken, Stored{info, os.NewFile(uintptr(e.fd), e.info.Name)})
+	}
+	return taken
+}
+
 // Close closes what nobody has claimed. What was claimed stays open. Later claims are an [ErrClosed]; the lists
 // stay as they are. Closing again does nothing.
 //
