@@ -92,9 +92,10 @@ func (s *Service) perform(a machine.Action) {
 		s.announceAdopted()
 	case machine.AnnounceStop:
 		s.tell(notify.Stopping(), notify.Status("stopping: "+r.reason))
-	case machine.TakeLease, machine.DropLease:
-		// The write lease on the service's state: it moves with the verdict.
-		// Nothing is registered that could write yet.
+	case machine.TakeLease:
+		s.store.take(true, false)
+	case machine.DropLease:
+		s.store.take(false, false)
 	case machine.BecomeMain:
 		s.becomeMain()
 	case machine.Retire:

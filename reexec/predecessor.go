@@ -41,6 +41,7 @@ type inherited struct {
 	bound   []boundSocket
 	control *os.File
 	elders  []*elder
+	stored  []string // entries of the fd store
 }
 
 // elder is an older generation that may still drain.
@@ -219,6 +220,9 @@ func (p *predecessor) receiveDescriptors() (list []handover.Descriptor, files []
 func sortOut(list []handover.Descriptor, files []*os.File) (got inherited, err error) {
 	var passed []activation.Passed
 	for i, d := range list {
+		if d.Stored != "" {
+			got.stored = append(got.stored, d.Stored)
+		}
 		switch d.Role {
 		case roleSocket:
 			passed = append(passed, activation.Passed{File: files[i], Name: d.Name, Source: activation.Source(d.Source)})

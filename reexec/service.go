@@ -37,6 +37,7 @@ type Service struct {
 	predecessor *predecessor // nil in the first generation
 
 	inv     *inventory
+	store   *fdStore // nil without a manager
 	drain   *drain
 	workers []*worker
 	tickets *ticketKeys
@@ -120,6 +121,7 @@ func New(opts Options) (_ *Service, err error) {
 	if s.notifier, err = notify.FromEnv(); err != nil {
 		return nil, fmt.Errorf("reexec: %w", err)
 	}
+	s.store = newFDStore(s.notifier)
 	if pred == nil {
 		if got.set, err = activation.FromEnv(); err != nil {
 			return nil, fmt.Errorf("reexec: %w", err)
@@ -127,10 +129,15 @@ func New(opts Options) (_ *Service, err error) {
 		id := make([]byte, 8)
 		_, _ = rand.Read(id) // never fails, see crypto/rand
 		s.instance = hex.EncodeToString(id)
+		s.store.arrive(got.set)
+		s.store.take(true, false) // systemd hears its main process from the start
 	} else {
 		s.predecessor, s.state = pred, machine.Joining
 		s.generation, s.instance, s.last = pred.hello.Generation, pred.hello.Instance, pred.hello.Last
 		s.elders = got.elders
+		for _, stored := range got.stored {
+			s.store.learn(stored, false)
+		}
 	}
 	var keys []handover.TicketKey
 	if pred != nil {
@@ -286,7 +293,7 @@ func (s *Service) statusLocked() control.Status {
 		State: stateWord(s.state), Since: s.since,
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
 		Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
-		LastDrain: s.lastDrain,
+		LastDrain: s.lastDrain, Store: s.store.status(),
 	}
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
 		if e.handle.alive() {

@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/activation"
+	"github.com/holdfast-go/holdfast/notify"
+	"github.com/holdfast-go/holdfast/reexec/control"
+)
+
+var (
+	// ErrNoManager is wrapped by a [StoreError] without NOTIFY_SOCKET: there is no
+	// systemd that could keep anything.
+	ErrNoManager = errors.New("there is no service manager: NOTIFY_SOCKET is not set")
+
+	// ErrStoreFull is wrapped by a [StoreError] when systemd had no room.
+	ErrStoreFull = errors.New("the fd store has no room")
+)
+
+// StoreError says that systemd does not keep a descriptor, or does not remove
+// it. What it kept before under the same key it still keeps.
+type StoreError struct {
+	Op   string // "store" or "remove"
+	Name string // of the entry, without its sequence number
+	Err  error  // wraps ErrNoManager, ErrStoreFull, ErrNotMain, notify.ErrHungUp or what the kernel says
+	// Need is how many descriptors FileDescriptorStoreMax= has to allow at least,
+	// where it is too small; else 0.
+	Need int
+}
+
+func (e *StoreError) Error() string {
+	text := fmt.Sprintf("reexec: %s %q in systemd's fd store: %v", e.Op, e.Name, e.Err)
+	if e.Need > 0 {
+		text += fmt.Sprintf(": set FileDescriptorStoreMax=%d or more in the .service unit", e.Need)
+	}
+	return text
+}
+
+// Unwrap returns the cause.
+func (e *StoreError) Unwrap() error { return e.Err }
+
+// fdStore is systemd's file descriptor store as this generation knows it. A nil
+// one is that of a service without a manager: nothing can be stored.
+//
+// systemd says neither that it has stored something nor that it had no room.
+// So the writing end of a pipe is stored last: systemd closes it if there is no
+// room, and then there was perhaps none for what came before either.
+type fdStore struct {
+	notifier *notify.Notifier
+	limit    int                         // FileDescriptorStoreMax= as $FDSTORE says; 0: not told
+	heard    func(context.Context) error // returns when systemd hears this process
+
+	writing chan struct{} // full while somebody writes
+
+	mu      sync.Mutex
+	main    bool // whether this generation may write
+	seq     uint64
+	entries map[string][]uint64 // key to the numbers under it, in their order
+	arrived map[string][]storedEntry
+	foreign int  // entries that are not ours, as far as we know
+	tight   bool // once there was no room for a probe beside what is stored
+	refused error
+	changed func(stored string, removed bool) // tells a successor
+}
+
+// storedEntry is an entry that this start found.
+type storedEntry struct {
+	key  string
+	name string // key@seq
+	seq  uint64
+	file *os.File
+	info activation.Info
+}
+
+// newFDStore returns nil if there is no manager.
+func newFDStore(n *notify.Notifier) *fdStore {
+	if !n.Enabled() {
+		return nil
+	}
+	st := &fdStore{
+		notifier: n,
+		heard:    func(context.Context) error { return nil },
+		writing:  make(chan struct{}, 1),
+		entries:  map[string][]uint64{}, arrived: map[string][]storedEntry{},
+		changed: func(string, bool) {},
+	}
+	// systemd 254 and newer say it if there is a store at all (systemd.exec(5)).
+	st.limit, _ = strconv.Atoi(os.Getenv("FDSTORE"))
+	return st
+}
+
+// arrive takes what systemd has passed out of the set: all entries of ours. Of
+// those of sockets and of what the service keeps, only the newest of each key
+// stays; the frames of states all do, since the newest may be torn.
+func (st *fdStore) arrive(set *activation.Set) {
+	if st == nil {
+		return
+	}
+	ours := func(name string) bool {
+		_, _, _, ok := parseEntry(name)
+		return ok
+	}
+	taken := set.TakeStored(ours)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, info := range set.All() {
+		for _, name := range append(info.Aliases, info.Name) {
+			if ours(name) {
+				st.addLocked(name)
+			}
+		}
+		if info.Source == activation.SourceStore && !ours(info.Name) {
+			st.foreign++
+		}
+	}
+	var found []storedEntry
+	for _, t := range taken {
+		kind, key, seq, _ := parseEntry(t.Name)
+		for _, alias := range t.Aliases {
+			// One socket under two names of ours: the newer one counts.
+			if k, key2, seq2, ok := parseEntry(alias); ok && seq2 > seq {
+				kind, key, seq = k, key2, seq2
+			}
+		}
+		if kind == storeProbe {
+			_ = t.File.Close()
+			continue
+		}
+		found = append(found, storedEntry{key, entryName(key, seq), seq, t.File, t.Info})
+	}
+	slices.SortStableFunc(found, func(a, b storedEntry) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(b.seq, a.seq))
+	})
+	for i, e := range found {
+		kind, _, _, _ := parseEntry(e.name)
+		if kind != storeState && i > 0 && found[i-1].key == e.key {
+			_ = e.file.Close()
+			continue
+		}
+		st.arrived[kind] = append(st.arrived[kind], e)
+	}
+}
+
+// found returns the entries of a kind that this start brought, sorted by key
+// and the newest of each first. The files are the caller's. The next call
+// returns nothing.
+func (st *fdStore) found(kind string) []storedEntry {
+	if st == nil {
+		return nil
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	found := st.arrived[kind]
+	delete(st.arrived, kind)
+	return found
+}
+
+// learn adds or removes what another generation says that systemd has.
+func (st *fdStore) learn(stored string, removed bool) {
+	if st == nil {
+		return
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if removed {
+		st.forgetLocked(stored)
+	} else {
+		st.addLocked(stored)
+	}
+}
+
+func (st *fdStore) addLocked(stored string) {
+	_, key, seq, ok := parseEntry(stored)
+	if !ok {
+		return
+	}
+	st.seq = max(st.seq, seq)
+	if at, found := slices.BinarySearch(st.entries[key], seq); !found {
+		st.entries[key] = slices.Insert(st.entries[key], at, seq)
+	}
+}
+
+func (st *fdStore) forgetLocked(stored string) {
+	_, key, seq, _ := parseEntry(stored)
+	if at, found := slices.BinarySearch(st.entries[key], seq); found {
+		st.entries[key] = slices.Delete(st.entries[key], at, at+1)
+	}
+	if len(st.entries[key]) == 0 {
+		delete(st.entries, key)
+	}
+}
+
+// take makes this generation the one that writes, or ends that. An orphan has
+// not heard of the last write: its numbers begin far beyond those.
+func (st *fdStore) take(lease, orphan bool) {
+	if st == nil {
+		return
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.main = lease
+	if orphan {
+		st.seq += 1 << 16
+	}
+}
+
+// newest is the name of the entry with that key that counts, or "".
+func (st *fdStore) newest(key string) string {
+	if st == nil {
+		return ""
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if seqs := st.entries[key]; len(seqs) > 0 {
+		return entryName(key, seqs[len(seqs)-1])
+	}
+	return ""
+}
+
+// names are those of all entries, sorted.
+func (st *fdStore) names() []string {
+	if st == nil {
+		return nil
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	var names []string
+	for _, key := range slices.Sorted(maps.Keys(st.entries)) {
+		for _, seq := range st.entries[key] {
+			names = append(names, entryName(key, seq))
+		}
+	}
+	return names
+}
+
+// begin waits until this goroutine is the only one that writes, and may do so.
+func (st *fdStore) begin(ctx context.Context) (end func(), err error) {
+	if st == nil {
+		return nil, ErrNoManager
+	}
+	select {
+	case st.writing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	end = func() { <-st.writing }
+	st.mu.Lock()
+	main := st.main
+	st.mu.Unlock()
+	if !main {
+		err = ErrNotMain
+	} else {
+		err = st.heard(ctx)
+	}
+	if err != nil {
+		end()
+		return nil, err
+	}
+	return end, nil
+}
+
+// storing is one descriptor to store.
+type storing struct {
+	key     string // all of the name before @
+	conn    syscall.Conn
+	options []notify.Field
+}
+
+// put stores a descriptor under a new number, and removes older entries with
+// the same key when systemd has it: there is no moment with neither. When there
+// is no room, the error is a [StoreError] and the old entry stays. The caller
+// keeps conn.
+func (st *fdStore) put(ctx context.Context, key string, conn syscall.Conn, options ...notify.Field) (stored string, err error) {
+	names, err := st.putAll(ctx, []storing{{key, conn, options}})
+	if err != nil {
+		return "", err
+	}
+	return names[0], nil
+}
+
+// batchSize bounds what is stored before systemd is asked whether there was
+// room: beyond it systemd would log a warning for each.
+const batchSize = 64
+
+// putAll stores several descriptors, and asks systemd once for as many as
+// possible. names has the entry of each, or "" where it is not stored; then the
+// error says why the first of them is not.
+func (st *fdStore) putAll(ctx context.Context, all []storing) (names []string, err error) {
+	names = make([]string, len(all))
+	if len(all) == 0 {
+		return names, nil
+	}
+	end, err := st.begin(ctx)
+	if err != nil {
+		return names, &StoreError{Op: "store", Name: all[0].key, Err: err}
+	}
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
+	defer cancel()
+	for from := 0; from < len(all); from += batchSize {
+		to := min(len(all), from+batchSize)
+		batchErr := st.putBatch(ctx, all[from:to], names[from:to])
+		if batchErr != nil && err == nil {
+			err = batchErr
+		}
+		if errors.Is(batchErr, ErrStoreFull) || ctx.Err() != nil {
+			break // for the others there is no room, either
+		}
+	}
+	var e *StoreError
+	if errors.As(err, &e) && errors.Is(err, ErrStoreFull) {
+		e.Need = st.need(all)
+	}
+	st.mu.Lock()
+	st.refused = err
+	st.mu.Unlock()
+	return names, err
+}
+
+// need is how many descriptors the store has to take: what is in it, what does
+// not fit, and one, since what is replaced is there twice for a moment.
+func (st *fdStore) need(more []storing) int {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	keys := map[string]bool{}
+	for key := range st.entries {
+		keys[key] = true
+	}
+	for _, m := range more {
+		keys[m.key] = true
+	}
+	return len(keys) + st.foreign + 1
+}
+
+func (st *fdStore) putBatch(ctx context.Context, batch []storing, names []string) error {
+	st.mu.Lock()
+	tight := st.tight
+	st.mu.Unlock()
+	if tight {
+		return st.putEach(ctx, batch, names)
+	}
+	var first error
+	for i, one := range batch {
+		stored, err := st.push(one)
+		if err != nil && first == nil {
+			first = &StoreError{Op: "store", Name: one.key, Err: err}
+		}
+		names[i] = stored
+	}
+	room, err := st.probe(ctx)
+	switch {
+	case err != nil:
+		// They may be stored: what is found at the next start is sorted then.
+		clear(names)
+		return &StoreError{Op: "store", Name: batch[0].key, Err: err}
+	case room:
+		for _, stored := range names {
+			if stored != "" {
+				st.settle(stored)
+			}
+		}
+		return first
+	}
+	// Perhaps only the probe had no room.
+	for i, stored := range names {
+		if stored != "" {
+			if err := st.notifier.Remove(stored); err != nil {
+				return &StoreError{Op: "store", Name: batch[i].key, Err: err}
+			}
+		}
+		names[i] = ""
+	}
+	st.mu.Lock()
+	st.tight = true
+	st.mu.Unlock()
+	return st.putEach(ctx, batch, names)
+}
+
+// putEach asks for room before each.
+func (st *fdStore) putEach(ctx context.Context, batch []storing, names []string) (first error) {
+	for i, one := range batch {
+		room, err := st.probe(ctx)
+		if err == nil && !room {
+			err = ErrStoreFull
+		}
+		if err != nil {
+			return cmp.Or(first, error(&StoreError{Op: "store", Name: one.key, Err: err}))
+		}
+		stored, err := st.push(one)
+		if err == nil {
+			err = st.notifier.Barrier(ctx)
+		}
+		if err != nil {
+			if first == nil {
+				first = &StoreError{Op: "store", Name: one.key, Err: err}
+			}
+			continue
+		}
+		names[i] = stored
+		st.settle(stored)
+	}
+	return first
+}
+
+// push sends one descriptor under a new number.
+func (st *fdStore) push(one storing) (stored string, err error) {
+	stored = st.next(one.key)
+	if err := st.notifier.Store(stored, one.conn, one.options...); err != nil {
+		return "", err
+	}
+	return stored, nil
+}
+
+func (st *fdStore) next(key string) string {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.seq++
+	return entryName(key, st.seq)
+}
+
+// settle notes that systemd has an entry, and removes the older ones with its
+// key. One that cannot be removed now is in the way of nobody, and goes with
+// the next.
+func (st *fdStore) settle(stored string) {
+	_, key, _, _ := parseEntry(stored)
+	st.mu.Lock()
+	older := slices.Clone(st.entries[key])
+	st.addLocked(stored)
+	st.changed(stored, false)
+	st.mu.Unlock()
+	for _, seq := range older {
+		_ = st.discard(entryName(key, seq))
+	}
+}
+
+// discard removes one entry. A successor must not believe that something is
+// there which is not, so it is told first.
+func (st *fdStore) discard(stored string) error {
+	st.mu.Lock()
+	st.changed(stored, true)
+	st.mu.Unlock()
+	if err := st.notifier.Remove(stored); err != nil {
+		return err
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.forgetLocked(stored)
+	return nil
+}
+
+// probe finds out whether there is room for one descriptor more.
+func (st *fdStore) probe(ctx context.Context) (room bool, err error) {
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return false, err
+	}
+	defer reader.Close() // at its end systemd lets go of the other one, whatever happens
+	stored := st.next(storeProbe)
+	err = st.notifier.Store(stored, writer)
+	if closeErr := writer.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := st.notifier.Barrier(ctx); err != nil {
+		return false, err
+	}
+	if room, err = isOpen(reader); err != nil || !room {
+		return false, err
+	}
+	return true, st.notifier.Remove(stored)
+}
+
+// isOpen says whether anybody has the writing end of a pipe.
+func isOpen(reader *os.File) (open bool, err error) {
+	raw, err := reader.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	fds := []unix.PollFd{{}}
+	controlErr := raw.Control(func(fd uintptr) {
+		fds[0].Fd = int32(fd)
+		for {
+			if _, err = unix.Poll(fds, 0); err != unix.EINTR {
+				return
+			}
+		}
+	})
+	return fds[0].Revents&unix.POLLHUP == 0, errors.Join(err, controlErr)
+}
+
+// remove removes one entry; that it is not there is no error.
+func (st *fdStore) remove(ctx context.Context, stored string) error {
+	_, key, _, ok := parseEntry(stored)
+	if !ok {
+		return &StoreError{Op: "remove", Name: stored, Err: errors.New("no entry of ours has such a name")}
+	}
+	end, err := st.begin(ctx)
+	if err != nil {
+		return &StoreError{Op: "remove", Name: key, Err: err}
+	}
+	defer end()
+	if err := st.discard(stored); err != nil {
+		return &StoreError{Op: "remove", Name: key, Err: err}
+	}
+	return nil
+}
+
+// status is for the control socket; nil without a manager.
+func (st *fdStore) status() *control.Store {
+	if st == nil {
+		return nil
+	}
+	s := &control.Store{Limit: st.limit}
+	for _, name := range st.names() {
+		kind, _, _, _ := parseEntry(name)
+		s.Entries = append(s.Entries, control.StoreEntry{Name: name, Kind: kind})
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.refused != nil {
+		s.Warning = st.refused.Error()
+	}
+	return s
+}
