@@ -147,14 +147,17 @@ func (c *Conn) Receive() (Frame, []*os.File, error) {
 		if errors.Is(err, syscall.ECONNRESET) {
 			continue
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return Frame{}, nil, fmt.Errorf("receive: %w", err)
 		}
 		break
 	}
 	fds, err := parseRights(c.oob[:oobn])
 	if err == nil && n == 0 {
-		return Frame{}, nil, io.EOF
+		err = fmt.Errorf("%w: an empty message", ErrFrame)
+		if c.ended() {
+			err = io.EOF
+		}
 	}
 	if err == nil && (flags&unix.MSG_TRUNC != 0 || n == len(c.buf)) {
 		err = fmt.Errorf("%w: longer than %d bytes", ErrFrame, headerSize+MaxPayload)
@@ -181,6 +184,24 @@ func (c *Conn) Receive() (Frame, []*os.File, error) {
 		files[i] = os.NewFile(uintptr(fd), fmt.Sprintf("%v-%d", f.Kind, i))
 	}
 	return f, files, nil
+}
+
+// ended says whether the other side is gone. A message without a byte looks like
+// the end to recvmsg(2), and one who believes it takes a living peer for dead.
+func (c *Conn) ended() (gone bool) {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(poll, 0)
+		for errors.Is(err, unix.EINTR) {
+			n, err = unix.Poll(poll, 0)
+		}
+		gone = err == nil && n > 0 && poll[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
+	})
+	return gone || err != nil
 }
 
 func parseRights(oob []byte) ([]int, error) {
