@@ -19,6 +19,14 @@ import (
 // openControl takes the predecessor's control socket over, or binds one. It is
 // served once this generation is main.
 func (s *Service) openControl(inherited *os.File) error {
+	if s.opts.RuntimeDirectory != "" {
+		if err := checkRuntimeDirectory(s.opts.RuntimeDirectory); err != nil {
+			if inherited != nil {
+				_ = inherited.Close()
+			}
+			return err
+		}
+	}
 	if inherited != nil {
 		ln, err := net.FileListener(inherited)
 		if err := errors.Join(err, inherited.Close()); err != nil {
