@@ -28,6 +28,7 @@ const modulePath = "github.com/holdfast-go/holdfast"
 type binary struct {
 	path string
 	file *os.File
+	was  unix.Stat_t // before the first check
 }
 
 // minExecFD keeps the descriptor clear of those that a child gets as 0, 1, ….
@@ -53,7 +54,7 @@ func openBinary(path string) (_ *binary, err error) {
 			_ = b.close()
 		}
 	}()
-	for _, check := range []func() error{b.checkFile, b.checkArchitecture, b.checkProgram} {
+	for _, check := range []func() error{b.checkFile, b.checkDirectories, b.checkArchitecture, b.checkProgram} {
 		if err := check(); err != nil {
 			return nil, err
 		}
@@ -95,10 +96,10 @@ func minFD(file *os.File) int {
 }
 
 func (b *binary) checkFile() error {
-	var st unix.Stat_t
-	if err := unix.Fstat(minFD(b.file), &st); err != nil {
+	if err := unix.Fstat(minFD(b.file), &b.was); err != nil {
 		return fmt.Errorf("%s: %w", b.path, err)
 	}
+	st := b.was
 	mode := st.Mode & unix.S_IFMT
 	if mode != unix.S_IFREG {
 		return fmt.Errorf("%s is not a regular file but %s", b.path, fileType(mode))
@@ -107,8 +108,13 @@ func (b *binary) checkFile() error {
 		return fmt.Errorf("%s has mode %04o: others than its owner may write it: chmod go-w", b.path, st.Mode&0o7777)
 	}
 	// Under PrivateUsers= a file of anybody else shows as the overflow uid.
-	if euid := uint32(os.Geteuid()); st.Uid != 0 && st.Uid != euid {
+	euid, egid := uint32(os.Geteuid()), uint32(os.Getegid())
+	if st.Uid != 0 && st.Uid != euid {
 		return fmt.Errorf("%s belongs to uid %d, who may change it: chown it to root, or to the service's user (uid %d)", b.path, st.Uid, euid)
+	}
+	// The control socket, the fd store and the paths of sockets belong to one user.
+	if st.Mode&unix.S_ISUID != 0 && st.Uid != euid || st.Mode&(unix.S_ISGID|0o010) == unix.S_ISGID|0o010 && st.Gid != egid {
+		return fmt.Errorf("%s has mode %04o: it would run as uid %d, gid %d instead of uid %d, gid %d: chmod ug-s, and use User= and AmbientCapabilities=", b.path, st.Mode&0o7777, st.Uid, st.Gid, euid, egid)
 	}
 	if err := unix.Faccessat(unix.AT_FDCWD, b.execPath(), unix.X_OK, unix.AT_EACCESS); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -119,10 +125,96 @@ func (b *binary) checkFile() error {
 	return nil
 }
 
+// checkDirectories refuses a path on which somebody else can put another file in
+// place. It need not be a file of theirs: an old version with known holes, linked
+// or renamed, passes all other checks. To change a link while the path is looked
+// up, they would need one of these directories, too; so it does no harm that the
+// file was opened before. Members of a directory's group are left out: putting
+// versions in place is what such a group is for.
+func (b *binary) checkDirectories() error {
+	trusted := map[uint32]bool{0: true, uint32(os.Geteuid()): true}
+	checked := map[string]bool{}
+	rest := strings.Split(b.path, "/") // absolute, see executable
+	dir := "/"
+	// As path_resolution(7) goes, link by link.
+	for links := 0; ; {
+		if !checked[dir] {
+			var st unix.Stat_t
+			if err := unix.Lstat(dir, &st); err != nil {
+				return fmt.Errorf("%s: directory %s: %w", b.path, dir, err)
+			}
+			if dir == "/" {
+				// Who owns it can replace anything. Without root in this user
+				// namespace it shows as the overflow uid.
+				trusted[st.Uid] = true
+			}
+			if !trusted[st.Uid] {
+				return fmt.Errorf("%s: directory %s belongs to uid %d, who may put another file in place: chown it to root", b.path, dir, st.Uid)
+			}
+			if st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
+				return fmt.Errorf("%s: directory %s has mode %04o, so that anybody may put another file in place: chmod o-w", b.path, dir, st.Mode&0o7777)
+			}
+			checked[dir] = true
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		next := filepath.Join(dir, rest[0])
+		rest = rest[1:]
+		target, err := os.Readlink(next)
+		switch {
+		case err == nil:
+			if links++; links > 40 { // MAXSYMLINKS
+				return fmt.Errorf("%s: %w", b.path, unix.ELOOP)
+			}
+			if err := b.checkLink(next, trusted); err != nil {
+				return err
+			}
+			if filepath.IsAbs(target) {
+				dir = "/"
+			}
+			rest = append(strings.Split(target, "/"), rest...)
+		case len(rest) == 0: // the file itself, which is open
+			return nil
+		default:
+			dir = next
+		}
+	}
+}
+
+// checkLink refuses a link of somebody else: in a directory such as /tmp anybody
+// may make one.
+func (b *binary) checkLink(link string, trusted map[uint32]bool) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(link, &st); err != nil {
+		return fmt.Errorf("%s: link %s: %w", b.path, link, err)
+	}
+	if !trusted[st.Uid] {
+		return fmt.Errorf("%s: link %s belongs to uid %d, who may point it to another file: remove it", b.path, link, st.Uid)
+	}
+	return nil
+}
+
+// unchanged says whether the file still is what was checked. Nobody can write a
+// file that runs (ETXTBSY), so after an execution this holds for what runs.
+func (b *binary) unchanged() error {
+	var now unix.Stat_t
+	if err := unix.Fstat(minFD(b.file), &now); err != nil {
+		return fmt.Errorf("%s: %w", b.path, err)
+	}
+	// Not the time of change: anybody who may link to the file can set it.
+	if now.Mtim != b.was.Mtim || now.Size != b.was.Size {
+		return fmt.Errorf("%s was written after it was checked: put new versions in place by rename", b.path)
+	}
+	return nil
+}
+
 func fileType(mode uint32) string {
 	switch mode {
 	case unix.S_IFDIR:
 		return "a directory"
+	case unix.S_IFREG:
+		return "a file"
 	case unix.S_IFIFO:
 		return "a FIFO"
 	case unix.S_IFSOCK:

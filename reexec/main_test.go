@@ -4,6 +4,7 @@ package reexec_test
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"testing"
 
@@ -19,6 +20,13 @@ var roles = map[string]func() int{
 	"service": serviceMain,
 	"manager": managerMain,
 	"exec":    execMain,
+	"wait":    waitMain,
+}
+
+// waitMain is there until its standard input ends.
+func waitMain() int {
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
 }
 
 func TestMain(m *testing.M) {
