@@ -85,6 +85,7 @@ func (s *Service) selfCheck(ctx context.Context, b *binary) (checkAnswer, error)
 
 	var answer checkAnswer
 	decodeErr := json.Unmarshal(bytes.TrimSpace(line), &answer)
+	answer.Version, answer.Error = clip(answer.Version, maxVersion), clip(answer.Error, maxReason)
 	switch {
 	case ctx.Err() != nil:
 		return answer, fmt.Errorf("self-check of %s did not end within %v%s", b.path, s.opts.CheckTimeout, said.quote())
@@ -103,6 +104,21 @@ func (s *Service) selfCheck(ctx context.Context, b *binary) (checkAnswer, error)
 		return answer, fmt.Errorf("%s: %w", b.path, err)
 	}
 	return answer, nil
+}
+
+// What another version says of itself goes into logs, into the status, and to
+// every later version with the hello, where it must not fill the frame.
+const (
+	maxReason  = 4 << 10
+	maxVersion = 256
+)
+
+// clip cuts text to limit bytes and a mark.
+func clip(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
 // readWritten reads from a pipe in the background, up to limit. The function that

@@ -4,6 +4,7 @@ package handover
 
 import (
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
@@ -72,6 +73,9 @@ func (k TicketKey) String() string { return "key of " + k.Made.Format(time.RFC33
 
 // GoString does so from %#v.
 func (k TicketKey) GoString() string { return k.String() }
+
+// LogValue does so from logs in JSON.
+func (k TicketKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // Descriptor describes one descriptor that travels with a Descriptors frame.
 type Descriptor struct {

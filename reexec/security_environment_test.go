@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+)
+
+// What systemd has set for the service goes on to its next version, and what is
+// about this one process does not, however often it is there.
+func TestEnvironmentOfChildren(t *testing.T) {
+	goesOn := []string{
+		"PATH=/usr/bin", "HOME=/", "GODEBUG=panicnil=1", "LD_PRELOAD=/usr/lib/libx.so", "LD_LIBRARY_PATH=/opt/lib", "GOMAXPROCS=2", "GOTRACEBACK=all",
+		"RUNTIME_DIRECTORY=/run/myapp", "STATE_DIRECTORY=/var/lib/myapp", "CREDENTIALS_DIRECTORY=/run/credentials/myapp.service",
+		"INVOCATION_ID=0", "JOURNAL_STREAM=8:1", "FDSTORE=10", "LISTEN_FDS_OTHER=1", "EMPTY=", "no assignment",
+	}
+	ofManager := []string{"NOTIFY_SOCKET=/run/systemd/notify", "WATCHDOG_USEC=1000000"}
+	stays := []string{
+		"LISTEN_PID=1", "LISTEN_PIDFDID=1", "LISTEN_FDS=1", "LISTEN_FDNAMES=http", "WATCHDOG_PID=1", "SYSTEMD_EXEC_PID=1", "MAINPID=1", "MAINPIDFDID=1",
+		"HOLDFAST_HANDOVER=3,4,1", "HOLDFAST_CHECK=3", "HOLDFAST_EXECUTABLE=/bin/sh", "LISTEN_FDS=2", "HOLDFAST_CHECK=", "HOLDFAST_HANDOVER=9,8,7",
+	}
+	all := slices.Concat(stays[:5], goesOn, ofManager, stays[5:])
+	if got, want := childEnv(all), slices.Concat(goesOn, ofManager); !slices.Equal(got, want) {
+		t.Errorf("a successor gets\n%q, want\n%q", got, want)
+	}
+	if got := childEnv(all, "NOTIFY_SOCKET", "WATCHDOG_USEC"); !slices.Equal(got, goesOn) {
+		t.Errorf("a check gets\n%q, want\n%q", got, goesOn)
+	}
+	// What main, or what runs in it, sets later is its own.
+	t.Setenv("LD_PRELOAD", "/tmp/of-a-plugin.so")
+	if i := slices.Index(environ, "LD_PRELOAD=/tmp/of-a-plugin.so"); i >= 0 {
+		t.Error("a change of this process's environment would go on to the next version")
+	}
+}
+
+// No way to print what is handed over shows the keys of TLS tickets: not in text,
+// in JSON of a log, or in the status.
+func TestKeysAreNotShown(t *testing.T) {
+	key := bytes.Repeat([]byte{0xa5}, 32)
+	hello := handover.Hello{Name: "myapp", TicketKeys: []handover.TicketKey{{Key: key}}}
+	var out strings.Builder
+	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+		slog.New(h).Info("x", "key", hello.TicketKeys[0])
+	}
+	fmt.Fprintf(&out, "%v %+v %#v %s %v", hello, hello, hello, hello.TicketKeys, fmt.Errorf("%v", &hello))
+	status, err := json.Marshal(control.Status{Last: hello.Last})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Write(status)
+	for _, form := range []string{string(key), "a5a5a5", "A5A5A5", "paWlpaWl", "165 165", "165, 165", "0xa5, 0xa5"} {
+		if strings.Contains(out.String(), form) {
+			t.Errorf("the key is shown as %q in\n%s", form, &out)
+		}
+	}
+	// On its way it is there.
+	if data, err := json.Marshal(hello); err != nil || !bytes.Contains(data, []byte("paWlpaWl")) {
+		t.Errorf("the hello does not carry the key: %s, %v", data, err)
+	}
+}
+
+// What another version says is bounded before it gets into the next hello, which
+// must fit into a frame whatever it was.
+func TestReasonsAreBounded(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"short", "short"},
+		{strings.Repeat("x", 10), strings.Repeat("x", 10)},
+		{strings.Repeat("x", 11), strings.Repeat("x", 10) + "…"},
+		{"123456789ü", "123456789…"},
+	} {
+		if got := clip(c.in, 10); got != c.want {
+			t.Errorf("clip(%q) = %q, want %q", c.in, got, c.want)
+		}
+	}
+	v := control.Verdict{Reason: clip(strings.Repeat("<", 1<<20), maxReason), To: &control.Process{Version: clip(strings.Repeat("\x01", 1<<20), maxVersion)}}
+	data, err := json.Marshal(handover.Hello{Last: &v})
+	if err != nil || len(data) > handover.MaxPayload/2 {
+		t.Errorf("a hello with it has %d bytes, %v", len(data), err)
+	}
+}
