@@ -85,7 +85,7 @@ func join(name, version string) (*predecessor, inherited, error) {
 	if err := takeStderr(stderr); err != nil {
 		return nil, inherited{}, errors.Join(err, p.close())
 	}
-	raiseOOMScore()
+	keepOOMScore(pid)
 	nameProcess(argv[0])
 	got, err := p.receive(name, version)
 	if err != nil {
@@ -314,34 +314,6 @@ func nameProcess(argv0 string) {
 	// ps shows the main thread's name, and this may be another thread: prctl(2)
 	// would name the wrong one.
 	_ = os.WriteFile(fmt.Sprintf("/proc/self/task/%d/comm", os.Getpid()), []byte(processName(argv0)), 0)
-}
-
-const oomScoreAdj = "/proc/self/oom_score_adj"
-
-var oomScoreBefore string
-
-// raiseOOMScore and restoreOOMScore make the kernel choose a successor on trial before
-// its predecessor. Raising needs no privilege, nor does going back to the
-// value that a privileged process set last (proc_pid_oom_score_adj(5)).
-func raiseOOMScore() {
-	b, err := os.ReadFile(oomScoreAdj)
-	if err != nil {
-		return
-	}
-	score, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return
-	}
-	if os.WriteFile(oomScoreAdj, []byte(strconv.Itoa(min(1000, score+200))), 0) == nil {
-		oomScoreBefore = strconv.Itoa(score)
-	}
-}
-
-func restoreOOMScore() {
-	if oomScoreBefore != "" {
-		_ = os.WriteFile(oomScoreAdj, []byte(oomScoreBefore), 0)
-		oomScoreBefore = ""
-	}
 }
 
 // waitReaped returns once the predecessor's parent has seen its death; systemd

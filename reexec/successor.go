@@ -98,6 +98,7 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", b.path, err)
 	}
+	raiseOOMScore(pid)
 	c := &successor{
 		process: control.Process{PID: pid, Generation: s.generation + 1, Version: version},
 		conn:    conn,
