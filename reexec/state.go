@@ -65,10 +65,6 @@ type Exclusive struct {
 // Frame is one copy of a state.
 type Frame = control.StateFrame
 
-// ErrNotMain is wrapped by the error of [State.Commit] in a generation that does
-// not hold the lease on the states of the service.
-var ErrNotMain = errors.New("this generation is not main")
-
 // The kinds, as the status calls them.
 const (
 	kindSnapshot  = "snapshot"
