@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"maps"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -30,11 +31,14 @@ const (
 	roleElder   = "elder"
 	roleState   = "state"
 	roleKept    = "kept"
+	roleStored  = "stored" // of an update: an entry of the fd store
 )
 
 // inventory is everything that this generation holds and its successor gets.
 type inventory struct {
-	gate *gate
+	gate  *gate
+	store *fdStore
+	log   *slog.Logger
 
 	mu        sync.Mutex
 	set       *activation.Set // from systemd, directly or through predecessors
@@ -43,31 +47,18 @@ type inventory struct {
 	listeners []*listener
 	packets   []*packetConn
 	sessions  []*sessionKind
+	kept      map[string]*keptFile
 	closed    bool
-}
-
-// boundSocket is a socket that an earlier generation bound itself.
-type boundSocket struct {
-	name, network, address string
-	file                   *os.File
-}
-
-// listen takes the file over, also on an error. Package activation knows vsock,
-// which package net does not.
-func (b boundSocket) listen() (net.Listener, error) {
-	set, err := activation.NewSet([]activation.Passed{{File: b.file, Name: b.name}})
-	if err != nil {
-		return nil, errors.Join(err, b.file.Close())
-	}
-	ln, err := set.Listener(b.name)
-	return ln, errors.Join(err, set.Close())
 }
 
 // errStopped is returned to those who listen when it is too late.
 var errStopped = errors.New("reexec: the service is stopping")
 
-func newInventory(set *activation.Set) *inventory {
-	inv := &inventory{gate: newGate(), set: set, sources: map[string]activation.Source{}}
+func newInventory(set *activation.Set, store *fdStore, log *slog.Logger) *inventory {
+	inv := &inventory{
+		gate: newGate(), set: set, store: store, log: log,
+		sources: map[string]activation.Source{}, kept: map[string]*keptFile{},
+	}
 	for _, info := range set.All() {
 		inv.sources[info.Name] = info.Source
 	}
@@ -84,22 +75,31 @@ func (inv *inventory) listen(name, network, address string) (net.Listener, error
 		return nil, fmt.Errorf("reexec: listen %q: the name is taken by %v", name, inv.listeners[i].Addr())
 	}
 	var lanes []*lane
-	if b, ok := inv.takeBound(name, network, address); ok {
-		ln, err := b.listen()
-		if err != nil {
-			return nil, fmt.Errorf("reexec: listen %q: take over %s %s: %w", name, network, address, err)
-		}
-		lanes = []*lane{{Listener: ln, network: network, address: address, bound: true, inherited: true}}
-	} else {
+	ln, b, err := takeBound(inv, name, network, address, boundSocket.listen)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reexec: listen %q: take over %s %s: %w", name, network, address, err)
+	case ln != nil:
+		lanes = []*lane{{
+			Listener: ln, network: network, address: address, key: b.key,
+			bound: true, inherited: !b.found, source: b.source,
+		}}
+	default:
 		if err := inv.makeRoom(name, network, address); err != nil {
 			return nil, fmt.Errorf("reexec: listen %q: %w", name, err)
 		}
-		got, err := inv.set.Listen(context.Background(), name, network, address)
+		var got activation.Listening
+		err := inv.bind(name, network, address, func() (err error) {
+			got, err = inv.set.Listen(context.Background(), name, network, address)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("reexec: listen %q: %w", name, err)
 		}
 		for _, ln := range got.Listeners {
-			lanes = append(lanes, &lane{Listener: ln, network: network, address: address, bound: !got.Passed})
+			lanes = append(lanes, &lane{
+				Listener: ln, network: network, address: address, key: boundKey(name, network, address), bound: !got.Passed,
+			})
 		}
 	}
 	l := newListener(name, lanes, inv.gate)
@@ -116,20 +116,22 @@ func (inv *inventory) listenPacket(name, network, address string) (net.PacketCon
 	if slices.ContainsFunc(inv.packets, func(c *packetConn) bool { return c.name == name }) {
 		return nil, fmt.Errorf("reexec: listen for packets %q: the name is taken", name)
 	}
-	var conn net.PacketConn
-	var bound, inherited bool
-	if b, ok := inv.takeBound(name, network, address); ok {
-		var err error
-		conn, err = net.FilePacketConn(b.file)
-		if err := errors.Join(err, b.file.Close()); err != nil {
-			return nil, fmt.Errorf("reexec: listen for packets %q: take over %s %s: %w", name, network, address, err)
-		}
-		bound, inherited = true, true
-	} else {
+	key, bound := boundKey(name, network, address), true
+	conn, b, err := takeBound(inv, name, network, address, boundSocket.listenPacket)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reexec: listen for packets %q: take over %s %s: %w", name, network, address, err)
+	case conn != nil:
+		key = b.key
+	default:
 		if err := inv.makeRoom(name, network, address); err != nil {
 			return nil, fmt.Errorf("reexec: listen for packets %q: %w", name, err)
 		}
-		got, err := inv.set.ListenPacket(context.Background(), name, network, address)
+		var got activation.ListeningPackets
+		err := inv.bind(name, network, address, func() (err error) {
+			got, err = inv.set.ListenPacket(context.Background(), name, network, address)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("reexec: listen for packets %q: %w", name, err)
 		}
@@ -145,7 +147,8 @@ func (inv *inventory) listenPacket(name, network, address string) (net.PacketCon
 	if err != nil {
 		return nil, fmt.Errorf("reexec: listen for packets %q: %w", name, err)
 	}
-	c.name, c.network, c.address, c.bound, c.inherited = name, network, address, bound, inherited
+	c.name, c.network, c.address, c.key, c.bound = name, network, address, key, bound
+	c.inherited, c.source = b.file != nil && !b.found, b.source
 	inv.packets = append(inv.packets, c)
 	return face, nil
 }
@@ -158,20 +161,6 @@ func (inv *inventory) makeRoom(name, network, address string) error {
 	}
 	_, err := removeStale(network, address) // bind(2) says it if it is in use
 	return err
-}
-
-// takeBound finds what an earlier generation bound for the same name and the
-// same address. Another address is another socket.
-func (inv *inventory) takeBound(name, network, address string) (boundSocket, bool) {
-	i := slices.IndexFunc(inv.bound, func(b boundSocket) bool {
-		return b.name == name && b.network == network && b.address == address
-	})
-	if i < 0 {
-		return boundSocket{}, false
-	}
-	b := inv.bound[i]
-	inv.bound = slices.Delete(inv.bound, i, i+1)
-	return b, true
 }
 
 func (inv *inventory) accept() { inv.gate.set(true) }
@@ -188,39 +177,13 @@ func (inv *inventory) pause() {
 	}
 }
 
-// dropUnclaimed closes what earlier generations bound and this one does not
-// want. What came from systemd is kept and passed on, claimed or not: the next
-// version, or the last one after a rollback, may want it.
-func (inv *inventory) dropUnclaimed() (dropped []string) {
-	inv.mu.Lock()
-	defer inv.mu.Unlock()
-	for _, b := range inv.bound {
-		_ = b.file.Close()
-		if isUnixPath(b.network, b.address) && filepath.IsAbs(b.address) && !inv.usesPath(b.address) {
-			_ = os.Remove(b.address)
-		}
-		dropped = append(dropped, fmt.Sprintf("%q (%s %s)", b.name, b.network, b.address))
-	}
-	inv.bound = nil
-	return dropped
-}
-
-// usesPath says whether a socket of ours is bound to the path.
-func (inv *inventory) usesPath(path string) bool {
-	for _, l := range inv.listeners {
-		if slices.ContainsFunc(l.lanes, func(l *lane) bool { return l.Addr().String() == path }) {
-			return true
-		}
-	}
-	return slices.ContainsFunc(inv.packets, func(c *packetConn) bool { return c.sock.LocalAddr().String() == path })
-}
-
 // close stops accepting for good. Paths of Unix sockets that a generation has
 // bound are removed, unless they are somebody else's. Datagram sockets stay open
 // for answers until closePackets.
 func (inv *inventory) close(paths ownership) error {
-	remove := func(bound, inherited bool) bool {
-		return bound && (paths == ours || paths == predecessors && !inherited)
+	// What is in the fd store is used on after a restart.
+	remove := func(bound, inherited bool, key string) bool {
+		return bound && (paths == ours || paths == predecessors && !inherited) && inv.store.newest(key) == ""
 	}
 	inv.pause()
 	inv.mu.Lock()
@@ -230,7 +193,7 @@ func (inv *inventory) close(paths ownership) error {
 	for _, l := range inv.listeners {
 		for _, lane := range l.lanes {
 			if u, ok := lane.Listener.(*net.UnixListener); ok {
-				u.SetUnlinkOnClose(remove(lane.bound, lane.inherited))
+				u.SetUnlinkOnClose(remove(lane.bound, lane.inherited, lane.key))
 			}
 		}
 		errs = append(errs, l.Close())
@@ -238,12 +201,16 @@ func (inv *inventory) close(paths ownership) error {
 	for _, c := range inv.packets {
 		c.finish()
 		addr := c.sock.LocalAddr()
-		if path := addr.String(); remove(c.bound, c.inherited) && isUnixPath(addr.Network(), path) {
+		if path := addr.String(); remove(c.bound, c.inherited, c.key) && isUnixPath(addr.Network(), path) {
 			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
 		}
 	}
+	for _, k := range inv.kept {
+		_ = k.file.Close()
+	}
+	clear(inv.kept)
 	errs = append(errs, inv.set.Close())
 	return errors.Join(errs...)
 }
@@ -314,20 +281,23 @@ func (inv *inventory) list() []control.Listener {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	var out []control.Listener
-	add := func(name string, addr net.Addr, bound bool) {
+	add := func(name string, addr net.Addr, bound bool, source activation.Source) {
 		origin := "bound"
 		if !bound {
-			origin = inv.sources[name].String()
+			source = inv.sources[name]
+		}
+		if source != 0 {
+			origin = source.String()
 		}
 		out = append(out, control.Listener{Name: name, Network: addr.Network(), Address: addr.String(), Origin: origin})
 	}
 	for _, l := range inv.listeners {
 		for _, lane := range l.lanes {
-			add(l.name, lane.Addr(), lane.bound)
+			add(l.name, lane.Addr(), lane.bound, lane.source)
 		}
 	}
 	for _, c := range inv.packets {
-		add(c.name, c.sock.LocalAddr(), c.bound)
+		add(c.name, c.sock.LocalAddr(), c.bound, c.source)
 	}
 	return out
 }
@@ -357,21 +327,38 @@ func (inv *inventory) pass() (out []passing, err error) {
 		out = append(out, passing{d, fd})
 		return nil
 	}
-	describe := func(name, network, address string, bound bool) handover.Descriptor {
-		if bound {
-			return handover.Descriptor{Role: roleBound, Name: name, Network: network, Address: address}
-		}
+	passed := func(name string) handover.Descriptor {
 		return handover.Descriptor{Role: roleSocket, Name: name, Source: uint8(inv.sources[name])}
 	}
 	for _, l := range inv.listeners {
 		for _, lane := range l.lanes {
-			if err := add(describe(l.name, lane.network, lane.address, lane.bound), lane.Listener); err != nil {
+			d := passed(l.name)
+			if lane.bound {
+				d = handover.Descriptor{
+					Role: roleBound, Name: l.name, Network: lane.network, Address: lane.address,
+					Source: uint8(lane.source), Stored: inv.store.newest(lane.key),
+				}
+			}
+			if err := add(d, lane.Listener); err != nil {
 				return out, err
 			}
 		}
 	}
 	for _, c := range inv.packets {
-		if err := add(describe(c.name, c.network, c.address, c.bound), c.sock); err != nil {
+		d := passed(c.name)
+		if c.bound {
+			d = handover.Descriptor{
+				Role: roleBound, Name: c.name, Network: c.network, Address: c.address,
+				Source: uint8(c.source), Stored: inv.store.newest(c.key),
+			}
+		}
+		if err := add(d, c.sock); err != nil {
+			return out, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(inv.kept)) {
+		d := handover.Descriptor{Role: roleKept, Name: name, Stored: inv.store.newest(storeKey(storeKept, name))}
+		if err := add(d, inv.kept[name].file); err != nil {
 			return out, err
 		}
 	}
@@ -380,7 +367,7 @@ func (inv *inventory) pass() (out []passing, err error) {
 		if err != nil {
 			return out, fmt.Errorf("pass on %q: %w", info.Name, err)
 		}
-		out = append(out, passing{describe(info.Name, "", "", false), fd})
+		out = append(out, passing{passed(info.Name), fd})
 	}
 	return out, nil
 }

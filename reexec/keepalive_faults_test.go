@@ -119,7 +119,7 @@ func TestReceiverThatCannotBeUnderstood(t *testing.T) {
 	defer theirs.Close()
 	log := slog.New(slog.DiscardHandler)
 	p := &predecessor{conn: ours, version: handover.Ours.Latest, answers: newAnswers()}
-	go p.listen(func(machine.Event, string) {}, nil, nil)
+	go p.listen(func(machine.Event, string) {}, nil, nil, nil)
 	l := &link{mover: p.mover(log)}
 	a.moveTo(l)
 	f, files, err := theirs.Receive()

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/holdfast-go/holdfast/activation"
 )
 
 // listener is what [Service.Listen] returns. It stands for all sockets of one
@@ -46,9 +48,11 @@ type accepted struct {
 // lane is one listening socket.
 type lane struct {
 	net.Listener
-	network, address string // as the service asked for it, if we bound it
-	bound            bool   // by this generation or an earlier one, not by systemd
-	inherited        bool   // from the predecessor, if bound
+	network, address string            // as the service asked for it, if we bound it
+	bound            bool              // by this generation or an earlier one, not by systemd
+	inherited        bool              // from the predecessor, if bound
+	key              string            // in the fd store, if bound
+	source           activation.Source // the store, if it was found there
 
 	accepting sync.Mutex // held while Accept runs
 }

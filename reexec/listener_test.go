@@ -5,6 +5,7 @@ package reexec
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -29,7 +30,7 @@ func firstInventory(t *testing.T, passed ...activation.Passed) *inventory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inv := newInventory(set)
+	inv := newInventory(set, nil, slog.Default())
 	t.Cleanup(func() { closeInventory(t, inv) })
 	return inv
 }
@@ -65,7 +66,7 @@ func nextInventory(t *testing.T, inv *inventory) *inventory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := newInventory(got.set)
+	next := newInventory(got.set, nil, slog.Default())
 	next.bound = got.bound
 	t.Cleanup(func() { closeInventory(t, next) })
 	return next

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/holdfast-go/holdfast/activation"
 )
 
 // packetConn is one datagram socket. What nobody reads waits in the kernel's
@@ -24,6 +26,8 @@ type packetConn struct {
 	name             string
 	network, address string
 	bound, inherited bool // as of a lane
+	key              string
+	source           activation.Source
 	gate             *gate
 
 	// settled is closed when reading has ended and every reader has learned it:

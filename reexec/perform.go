@@ -93,8 +93,15 @@ func (s *Service) perform(a machine.Action) {
 	case machine.AnnounceStop:
 		s.tell(notify.Stopping(), notify.Status("stopping: "+r.reason))
 	case machine.TakeLease:
-		s.store.take(true, false)
+		if r.orphaned && s.notifier.Enabled() {
+			s.mu.Lock()
+			s.adopting = true // until announceAdopted says otherwise
+			s.mu.Unlock()
+		}
+		s.lease.Store(true)
+		s.store.take(true, r.orphaned)
 	case machine.DropLease:
+		s.lease.Store(false)
 		s.store.take(false, false)
 	case machine.BecomeMain:
 		s.becomeMain()
@@ -180,6 +187,7 @@ func (s *Service) start() {
 		r.verdict.To = &c.process
 		s.setChild(&c.process)
 		s.log.Info("successor started", "pid", c.process.PID, "version", c.process.Version)
+		s.follower.Store(c) // before it is looked what there is, so that nothing is missed
 		var list []passing
 		if list, err = s.passing(); err == nil {
 			hello := handover.Hello{
@@ -192,6 +200,7 @@ func (s *Service) start() {
 		}
 	}
 	if c != nil {
+		c.catchUp(false)
 		c.kill()
 		_ = c.conn.Close()
 	}
@@ -342,8 +351,16 @@ func (s *Service) moveMain() {
 		s.announceReloading()
 	}
 	status := fmt.Sprintf("running: %s (generation %d)", c.process.Version, c.process.Generation)
+	frozen, stop := context.WithTimeout(context.Background(), barrierTimeout)
+	wait, thaw := s.store.freeze(frozen)
+	s.run.thaw = thaw
 	go func() {
+		defer stop()
 		tell := s.attemptReport(attempt)
+		if err := wait(); err != nil {
+			tell(machine.Unmoved, fmt.Sprintf("something is still being stored: %v", err))
+			return
+		}
 		if err := s.notifier.Notify(notify.MainPID(c.process.PID), notify.Ready(), notify.Status(status)); err != nil {
 			tell(machine.Unmoved, fmt.Sprintf("systemd could not be told of successor (PID %d): %v", c.process.PID, err))
 			return
@@ -403,6 +420,7 @@ func (s *Service) becomeMain() {
 	}
 	s.mu.Unlock()
 	close(s.main)
+	go s.storeBound()
 	if r.early || s.predecessor != nil && s.predecessor.signalled {
 		r.early = false
 		// The loop must not wait for itself.
@@ -509,6 +527,7 @@ func (s *Service) reply(o control.Outcome) {
 	s.mu.Lock()
 	s.last, s.child = &v, nil
 	s.mu.Unlock()
+	s.follower.Store(nil)
 	if o != control.Upgraded {
 		r.successorOver(o)
 		if s.state == machine.Serving {

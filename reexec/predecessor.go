@@ -41,6 +41,7 @@ type inherited struct {
 	bound   []boundSocket
 	control *os.File
 	elders  []*elder
+	kept    map[string]*keptFile
 	stored  []string // entries of the fd store
 }
 
@@ -227,7 +228,19 @@ func sortOut(list []handover.Descriptor, files []*os.File) (got inherited, err e
 		case roleSocket:
 			passed = append(passed, activation.Passed{File: files[i], Name: d.Name, Source: activation.Source(d.Source)})
 		case roleBound:
-			got.bound = append(got.bound, boundSocket{d.Name, d.Network, d.Address, files[i]})
+			b := boundSocket{
+				name: d.Name, network: d.Network, address: d.Address, file: files[i],
+				key: boundKey(d.Name, d.Network, d.Address), source: activation.Source(d.Source),
+			}
+			if _, key, _, ok := parseEntry(d.Stored); ok {
+				b.key = key // it may have had another name
+			}
+			got.bound = append(got.bound, b)
+		case roleKept:
+			if got.kept == nil {
+				got.kept = map[string]*keptFile{}
+			}
+			got.kept[d.Name] = &keptFile{file: files[i]}
 		case roleControl:
 			got.control = files[i]
 		case roleElder:
@@ -258,7 +271,7 @@ func (p *predecessor) mover(log *slog.Logger) *mover {
 }
 
 // listen reads what the predecessor says, until its end.
-func (p *predecessor) listen(tell report, adopt adopter, drained func(control.Drain)) {
+func (p *predecessor) listen(tell report, adopt adopter, update func(handover.Update, []*os.File), drained func(control.Drain)) {
 	promoted := false
 	for {
 		f, files, err := p.conn.Receive()
@@ -276,6 +289,15 @@ func (p *predecessor) listen(tell report, adopt adopter, drained func(control.Dr
 		}
 		if f.Kind == handover.KindConnections {
 			adopt(p.conn, f, files)
+			continue
+		}
+		if f.Kind == handover.KindUpdate {
+			var u handover.Update
+			if err := f.Decode(&u); err != nil {
+				closeFiles(files) // of a newer release
+				continue
+			}
+			update(u, files)
 			continue
 		}
 		closeFiles(files)

@@ -23,6 +23,9 @@ import (
 // runner turns beats, or their absence, into such events.
 const beat = machine.Events
 
+// news is no event of the table, either: the status has changed.
+const news = machine.Events + 1
+
 // event is what the runner's loop reads.
 type event struct {
 	kind    machine.Event
@@ -66,6 +69,8 @@ type runner struct {
 	control     *controlServer
 	watchdog    context.CancelFunc
 	handedOver  bool
+	orphaned    bool        // the predecessor died before the verdict
+	thaw        func()      // lets others write to the fd store again
 	farewell    func() bool // ends the timer of the drain's last words
 	err         error       // what Run returns
 	interrupts  int
@@ -243,10 +248,15 @@ func (s *Service) handle(e event) {
 			s.step(event{kind: machine.Deadline, attempt: e.attempt})
 		}
 		return
+	case news:
+		s.announceState()
+		return
 	case machine.Upgrade:
 		if !s.admit(e.request) {
 			return
 		}
+	case machine.Orphaned:
+		r.orphaned = true
 	case machine.Fit, machine.Unfit:
 		r.checked = e.checked
 	case machine.Failed, machine.Drained:
@@ -367,6 +377,9 @@ func (s *Service) step(e event) {
 	if next != from {
 		s.announceState()
 	}
+	if from == machine.Promoting && next != from {
+		s.run.thaw()
+	}
 }
 
 // enter makes every change of state: it logs it, arms the deadline of the new
@@ -464,6 +477,9 @@ func (s *Service) statusText() string {
 			what = v.To.Version
 		}
 		text = fmt.Sprintf("%s; upgrade to %s %s at %s: %s", text, what, v.Outcome, v.Started.Format(time.TimeOnly), v.Reason)
+	}
+	if s.state == machine.Serving && s.store.warning() != "" {
+		text += "; the fd store does not keep all: see holdfast status"
 	}
 	return oneLine(text)
 }

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,6 +48,9 @@ type Service struct {
 	stops    chan os.Signal // SIGTERM and SIGINT, which no flood of others may displace
 	done     chan struct{}  // closed when Run returns
 	main     chan struct{}  // closed when this generation becomes main
+
+	lease    atomic.Bool               // this generation writes what outlives it
+	follower atomic.Pointer[successor] // of the upgrade under way: hears what changes
 
 	controlListener *net.UnixListener // nil without a runtime directory
 
@@ -108,6 +112,7 @@ func New(opts Options) (_ *Service, err error) {
 		watchers: map[*watcher]bool{},
 	}
 	s.run.farewell = func() bool { return false }
+	s.run.thaw = func() {}
 	signal.Notify(s.upgrades, syscall.SIGUSR2)
 	pred, got, err := join(opts.Name, opts.Version)
 	if err != nil {
@@ -121,7 +126,10 @@ func New(opts Options) (_ *Service, err error) {
 	if s.notifier, err = notify.FromEnv(); err != nil {
 		return nil, fmt.Errorf("reexec: %w", err)
 	}
-	s.store = newFDStore(s.notifier)
+	if s.store = newFDStore(s.notifier); s.store != nil {
+		s.store.heard = s.untilAdopted
+		s.store.changed = s.storeChanged
+	}
 	if pred == nil {
 		if got.set, err = activation.FromEnv(); err != nil {
 			return nil, fmt.Errorf("reexec: %w", err)
@@ -131,6 +139,7 @@ func New(opts Options) (_ *Service, err error) {
 		s.instance = hex.EncodeToString(id)
 		s.store.arrive(got.set)
 		s.store.take(true, false) // systemd hears its main process from the start
+		s.lease.Store(true)
 	} else {
 		s.predecessor, s.state = pred, machine.Joining
 		s.generation, s.instance, s.last = pred.hello.Generation, pred.hello.Instance, pred.hello.Last
@@ -144,14 +153,19 @@ func New(opts Options) (_ *Service, err error) {
 		keys = pred.hello.TicketKeys
 	}
 	s.tickets = newTicketKeys(keys, time.Now())
-	s.inv = newInventory(got.set)
+	s.inv = newInventory(got.set, s.store, s.log)
 	s.inv.bound = got.bound
+	for name, k := range got.kept {
+		s.inv.kept[name] = k
+	}
+	s.inv.foundSockets()
+	s.inv.foundKept()
 	s.drain = newDrain(s.inv)
 	if err := s.openControl(got.control); err != nil {
 		return nil, err
 	}
 	if pred != nil {
-		go pred.listen(s.post, s.adopt, s.noteDrain)
+		go pred.listen(s.post, s.adopt, s.update, s.noteDrain)
 	}
 	exists = true
 	return s, nil
@@ -169,6 +183,7 @@ func New(opts Options) (_ *Service, err error) {
 func (s *Service) Listen(name, network, address string) (net.Listener, error) {
 	ln, err := s.inv.listen(name, network, address)
 	s.notReady(err)
+	s.storeLate(err)
 	return ln, err
 }
 
@@ -194,6 +209,7 @@ func (s *Service) Listen(name, network, address string) (net.Listener, error) {
 func (s *Service) ListenPacket(name, network, address string) (net.PacketConn, error) {
 	conn, err := s.inv.listenPacket(name, network, address)
 	s.notReady(err)
+	s.storeLate(err)
 	return conn, err
 }
 

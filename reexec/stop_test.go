@@ -77,7 +77,7 @@ func TestStopWhileServing(t *testing.T) {
 			if st := s.status(); st.State != "stopping" {
 				t.Errorf("state %q", st.State)
 			}
-			for deadline := time.Now().Add(patience); ; {
+			for deadline := time.Now().Add(patience); !managed; {
 				if _, err := askWho(url + "/who"); err != nil {
 					break // the listener is closed
 				}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -69,10 +70,12 @@ type fdStore struct {
 	main    bool // whether this generation may write
 	seq     uint64
 	entries map[string][]uint64 // key to the numbers under it, in their order
+	doomed  []string            // entries that nobody wants, to be removed with the next write
 	arrived map[string][]storedEntry
-	foreign int  // entries that are not ours, as far as we know
-	tight   bool // once there was no room for a probe beside what is stored
-	refused error
+	foreign int              // entries that are not ours, as far as we know
+	tight   bool             // once there was no room for a probe beside what is stored
+	refused map[string]error // by key: what systemd does not keep
+
 	changed func(stored string, removed bool) // tells a successor
 }
 
@@ -94,7 +97,7 @@ func newFDStore(n *notify.Notifier) *fdStore {
 		notifier: n,
 		heard:    func(context.Context) error { return nil },
 		writing:  make(chan struct{}, 1),
-		entries:  map[string][]uint64{}, arrived: map[string][]storedEntry{},
+		entries:  map[string][]uint64{}, arrived: map[string][]storedEntry{}, refused: map[string]error{},
 		changed: func(string, bool) {},
 	}
 	// systemd 254 and newer say it if there is a store at all (systemd.exec(5)).
@@ -117,9 +120,12 @@ func (st *fdStore) arrive(set *activation.Set) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, info := range set.All() {
-		for _, name := range append(info.Aliases, info.Name) {
+		// A further copy of a socket: it is closed, and is not to come again.
+		for _, name := range info.Aliases {
 			if ours(name) {
 				st.addLocked(name)
+				st.forgetLocked(name)
+				st.doomed = append(st.doomed, name)
 			}
 		}
 		if info.Source == activation.SourceStore && !ours(info.Name) {
@@ -128,26 +134,19 @@ func (st *fdStore) arrive(set *activation.Set) {
 	}
 	var found []storedEntry
 	for _, t := range taken {
-		kind, key, seq, _ := parseEntry(t.Name)
-		for _, alias := range t.Aliases {
-			// One socket under two names of ours: the newer one counts.
-			if k, key2, seq2, ok := parseEntry(alias); ok && seq2 > seq {
-				kind, key, seq = k, key2, seq2
-			}
-		}
-		if kind == storeProbe {
-			_ = t.File.Close()
-			continue
-		}
-		found = append(found, storedEntry{key, entryName(key, seq), seq, t.File, t.Info})
+		_, key, seq, _ := parseEntry(t.Name)
+		st.addLocked(t.Name)
+		found = append(found, storedEntry{key, t.Name, seq, t.File, t.Info})
 	}
 	slices.SortStableFunc(found, func(a, b storedEntry) int {
 		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(b.seq, a.seq))
 	})
 	for i, e := range found {
 		kind, _, _, _ := parseEntry(e.name)
-		if kind != storeState && i > 0 && found[i-1].key == e.key {
+		if kind == storeProbe || kind != storeState && i > 0 && found[i-1].key == e.key {
 			_ = e.file.Close()
+			st.forgetLocked(e.name)
+			st.doomed = append(st.doomed, e.name)
 			continue
 		}
 		st.arrived[kind] = append(st.arrived[kind], e)
@@ -201,6 +200,124 @@ func (st *fdStore) forgetLocked(stored string) {
 	if len(st.entries[key]) == 0 {
 		delete(st.entries, key)
 	}
+}
+
+// doom says that nobody wants these entries. They go with the next write. A
+// successor must not believe that something is there which is not, so it is told
+// before systemd is.
+func (st *fdStore) doom(entries ...string) {
+	if st == nil {
+		return
+	}
+	st.mu.Lock()
+	for _, stored := range entries {
+		st.forgetLocked(stored)
+		st.doomed = append(st.doomed, stored)
+	}
+	st.mu.Unlock()
+	for _, stored := range entries {
+		st.changed(stored, true)
+	}
+}
+
+// under are the entries with a key.
+func (st *fdStore) under(key string) (entries []string) {
+	if st == nil {
+		return nil
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, seq := range st.entries[key] {
+		entries = append(entries, entryName(key, seq))
+	}
+	return entries
+}
+
+// flush removes what is doomed.
+func (st *fdStore) flush(ctx context.Context) error {
+	st.mu.Lock()
+	doomed := slices.Clone(st.doomed)
+	st.mu.Unlock()
+	if len(doomed) == 0 {
+		return nil
+	}
+	end, err := st.begin(ctx)
+	if err != nil {
+		_, key, _, _ := parseEntry(doomed[0])
+		return &StoreError{Op: "remove", Name: key, Err: err}
+	}
+	defer end()
+	return st.removeDoomed()
+}
+
+// removeDoomed is for who writes. What cannot be removed is tried again with the
+// next write.
+func (st *fdStore) removeDoomed() error {
+	st.mu.Lock()
+	doomed := st.doomed
+	st.doomed = nil
+	st.mu.Unlock()
+	for i, stored := range doomed {
+		if err := st.notifier.Remove(stored); err != nil {
+			st.mu.Lock()
+			st.doomed = append(st.doomed, doomed[i:]...)
+			st.mu.Unlock()
+			_, key, _, _ := parseEntry(stored)
+			return &StoreError{Op: "remove", Name: key, Err: err}
+		}
+		st.mu.Lock()
+		st.tight = false
+		st.mu.Unlock()
+	}
+	return nil
+}
+
+// keys are those of all entries of a kind.
+func (st *fdStore) keys(kind string) (keys []string) {
+	if st == nil {
+		return nil
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for key := range st.entries {
+		if strings.HasPrefix(key, kind+"/") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// freeze returns when nobody writes, and holds everybody off until thaw is
+// called. MAINPID= must not overtake what is being stored: systemd would not
+// hear the rest. thaw may be called before freeze returns.
+func (st *fdStore) freeze(ctx context.Context) (wait func() error, thaw func()) {
+	if st == nil {
+		return func() error { return nil }, func() {}
+	}
+	var mu sync.Mutex
+	held, over := false, false
+	wait = func() error {
+		select {
+		case st.writing <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if held = !over; over {
+			<-st.writing
+		}
+		return nil
+	}
+	thaw = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if over = true; held {
+			held = false
+			<-st.writing
+		}
+	}
+	return wait, thaw
 }
 
 // take makes this generation the one that writes, or ends that. An orphan has
@@ -310,6 +427,7 @@ func (st *fdStore) putAll(ctx context.Context, all []storing) (names []string, e
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
 	defer cancel()
+	err = st.removeDoomed()
 	for from := 0; from < len(all); from += batchSize {
 		to := min(len(all), from+batchSize)
 		batchErr := st.putBatch(ctx, all[from:to], names[from:to])
@@ -320,27 +438,31 @@ func (st *fdStore) putAll(ctx context.Context, all []storing) (names []string, e
 			break // for the others there is no room, either
 		}
 	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for i, one := range all {
+		if names[i] == "" {
+			st.refused[one.key] = err
+		} else {
+			delete(st.refused, one.key)
+		}
+	}
 	var e *StoreError
 	if errors.As(err, &e) && errors.Is(err, ErrStoreFull) {
-		e.Need = st.need(all)
+		e.Need = st.needLocked()
 	}
-	st.mu.Lock()
-	st.refused = err
-	st.mu.Unlock()
 	return names, err
 }
 
-// need is how many descriptors the store has to take: what is in it, what does
-// not fit, and one, since what is replaced is there twice for a moment.
-func (st *fdStore) need(more []storing) int {
-	st.mu.Lock()
-	defer st.mu.Unlock()
+// needLocked is how many descriptors the store has to take: what is in it, what
+// does not fit, and one, since what is replaced is there twice for a moment.
+func (st *fdStore) needLocked() int {
 	keys := map[string]bool{}
 	for key := range st.entries {
 		keys[key] = true
 	}
-	for _, m := range more {
-		keys[m.key] = true
+	for key := range st.refused {
+		keys[key] = true
 	}
 	return len(keys) + st.foreign + 1
 }
@@ -397,7 +519,10 @@ func (st *fdStore) putEach(ctx context.Context, batch []storing, names []string)
 			err = ErrStoreFull
 		}
 		if err != nil {
-			return cmp.Or(first, error(&StoreError{Op: "store", Name: one.key, Err: err}))
+			if first == nil {
+				first = &StoreError{Op: "store", Name: one.key, Err: err}
+			}
+			return first
 		}
 		stored, err := st.push(one)
 		if err == nil {
@@ -433,32 +558,19 @@ func (st *fdStore) next(key string) string {
 
 // settle notes that systemd has an entry, and removes the older ones with its
 // key. One that cannot be removed now is in the way of nobody, and goes with
-// the next.
+// the next write.
 func (st *fdStore) settle(stored string) {
 	_, key, _, _ := parseEntry(stored)
 	st.mu.Lock()
-	older := slices.Clone(st.entries[key])
+	var older []string
+	for _, seq := range st.entries[key] {
+		older = append(older, entryName(key, seq))
+	}
 	st.addLocked(stored)
+	st.mu.Unlock()
 	st.changed(stored, false)
-	st.mu.Unlock()
-	for _, seq := range older {
-		_ = st.discard(entryName(key, seq))
-	}
-}
-
-// discard removes one entry. A successor must not believe that something is
-// there which is not, so it is told first.
-func (st *fdStore) discard(stored string) error {
-	st.mu.Lock()
-	st.changed(stored, true)
-	st.mu.Unlock()
-	if err := st.notifier.Remove(stored); err != nil {
-		return err
-	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.forgetLocked(stored)
-	return nil
+	st.doom(older...)
+	_ = st.removeDoomed()
 }
 
 // probe finds out whether there is room for one descriptor more.
@@ -509,15 +621,11 @@ func (st *fdStore) remove(ctx context.Context, stored string) error {
 	if !ok {
 		return &StoreError{Op: "remove", Name: stored, Err: errors.New("no entry of ours has such a name")}
 	}
-	end, err := st.begin(ctx)
-	if err != nil {
-		return &StoreError{Op: "remove", Name: key, Err: err}
+	if st == nil {
+		return &StoreError{Op: "remove", Name: key, Err: ErrNoManager}
 	}
-	defer end()
-	if err := st.discard(stored); err != nil {
-		return &StoreError{Op: "remove", Name: key, Err: err}
-	}
-	return nil
+	st.doom(stored)
+	return st.flush(ctx)
 }
 
 // status is for the control socket; nil without a manager.
@@ -530,10 +638,35 @@ func (st *fdStore) status() *control.Store {
 		kind, _, _, _ := parseEntry(name)
 		s.Entries = append(s.Entries, control.StoreEntry{Name: name, Kind: kind})
 	}
+	s.Warning = st.warning()
+	return s
+}
+
+// warning says what a crash would lose, or "".
+func (st *fdStore) warning() string {
+	if st == nil {
+		return ""
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.refused != nil {
-		s.Warning = st.refused.Error()
+	full, first := 0, error(nil)
+	for _, key := range slices.Sorted(maps.Keys(st.refused)) {
+		if errors.Is(st.refused[key], ErrStoreFull) {
+			full++
+		} else if first == nil {
+			first = st.refused[key]
+		}
 	}
-	return s
+	replaceable := func(key string) bool { return !strings.HasPrefix(key, storeBound+"/") }
+	remedy := fmt.Sprintf("set FileDescriptorStoreMax=%d or more in the .service unit", st.needLocked())
+	switch {
+	case full > 0:
+		return fmt.Sprintf("a crash would lose %d of %d descriptors, for which systemd's fd store has no room: %s",
+			full, len(st.entries)+len(st.refused), remedy)
+	case first != nil:
+		return first.Error()
+	case st.tight && slices.ContainsFunc(slices.Collect(maps.Keys(st.entries)), replaceable):
+		return "systemd's fd store is full, so nothing in it can be replaced: " + remedy
+	}
+	return ""
 }

@@ -43,6 +43,11 @@ type successor struct {
 	version int      // of the protocol, once joined
 	answers *answers // to the mover
 
+	updating sync.Mutex
+	updates  []func() // to send once the handover is complete
+	caughtUp bool     // it is, or has failed
+	lost     bool     // it has failed
+
 	gone   chan struct{} // closed when the process has ended
 	ending string        // how, once gone is closed
 }
@@ -228,6 +233,7 @@ func (c *successor) follow(hello handover.Hello, list []passing, tell report, ad
 	}()
 	err := c.handOver(hello, list)
 	closePassing(list)
+	c.catchUp(err == nil)
 	for err == nil {
 		err = c.readOne(tell, adopt)
 	}
