@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
-// adopter is [Service.adopt].
+// adopter is [Service.adopt] or another one who takes descriptors over.
 type adopter func(conn *handover.Conn, f handover.Frame, files []*os.File)
 
 // adopt takes connections over from another generation, and says which of them. It says so before it reads from them: what it has not claimed is

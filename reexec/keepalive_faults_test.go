@@ -118,7 +118,7 @@ func TestReceiverThatCannotBeUnderstood(t *testing.T) {
 	}
 	defer theirs.Close()
 	log := slog.New(slog.DiscardHandler)
-	p := &predecessor{conn: ours, version: handover.Ours.Latest, answers: newAnswers()}
+	p := &predecessor{conn: ours, version: handover.Ours.Latest, answers: newAnswers(), ended: make(chan struct{})}
 	go p.listen(func(machine.Event, string) {}, nil, nil, nil)
 	l := &link{mover: p.mover(log)}
 	a.moveTo(l)

@@ -62,6 +62,8 @@ func (s *Service) perform(a machine.Action) {
 		s.sayDown(handover.KindServe, nil)
 	case machine.TellPromote:
 		r.handedOver = true
+		s.states.follow(nil)
+		s.states.forget(r.successor)
 		v := r.verdict
 		v.Outcome, v.To = control.Upgraded, &r.successor.process
 		s.sayDown(handover.KindPromote, handover.Promote{Verdict: &v, Signalled: r.early})
@@ -100,8 +102,12 @@ func (s *Service) perform(a machine.Action) {
 		}
 		s.lease.Store(true)
 		s.store.take(true, r.orphaned)
+		s.states.takeLease(r.orphaned, func(err error) {
+			s.send(event{kind: machine.Failed, err: fmt.Errorf("take over from the predecessor: %w", err), reason: err.Error()})
+		})
 	case machine.DropLease:
 		s.lease.Store(false)
+		s.states.lease.set(leaseNone)
 		s.store.take(false, false)
 	case machine.BecomeMain:
 		s.becomeMain()
@@ -109,13 +115,16 @@ func (s *Service) perform(a machine.Action) {
 		s.retire()
 	case machine.Drain:
 		s.drain.mover = s.mover()
+		s.countOn()
 		s.drain.begin(s.pathsOwner(), s.drained)
 	case machine.DrainNow:
+		s.countOn()
 		s.drain.begin(s.pathsOwner(), s.drained)
 		s.drain.now()
 	case machine.Abandon:
 		s.log.Warn("connections are cut", "open", s.inv.openConnections(), "after", s.opts.DrainTimeout)
 		s.drain.abandon()
+		s.addLast()
 		s.drain.report.Do(s.reportDrain)
 	case machine.ReplyUpgraded:
 		s.reply(control.Upgraded)
@@ -129,7 +138,11 @@ func (s *Service) perform(a machine.Action) {
 		// Kept by admit, which knows who asks.
 		s.log.Info("request for an upgrade is held", "state", stateWord(s.state))
 	case machine.Exit:
-		// Run returns what has gone wrong on the way, if anything.
+		// All is answered, so nothing changes the states any more. Run returns
+		// what has gone wrong on the way, if anything.
+		ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
+		s.states.commitAll(ctx)
+		cancel()
 	case machine.ExitFailed:
 		if r.err == nil {
 			r.err = errors.New(s.leavingReason())
@@ -193,9 +206,9 @@ func (s *Service) start() {
 			hello := handover.Hello{
 				Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
 				Instance: s.instance, Generation: s.generation + 1, Beat: s.opts.Beat, Last: s.lastVerdict(),
-				TicketKeys: s.tickets.handOver(),
 			}
-			go c.follow(hello, list, tell, s.adopt)
+			s.states.follow(c)
+			go s.handOver(c, hello, list, tell)
 			return
 		}
 	}
@@ -206,6 +219,24 @@ func (s *Service) start() {
 	}
 	// The loop must not wait for itself.
 	go tell(machine.Died, err.Error())
+}
+
+// handOver saves the states, and then hands all over and hears the successor.
+func (s *Service) handOver(c *successor, hello handover.Hello, list []passing, tell report) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.StartTimeout)
+	frames, err := s.states.handOver(ctx, c.owe)
+	cancel()
+	if err != nil {
+		closePassing(list)
+		close(c.ended)
+		c.catchUp(false)
+		tell(machine.Ill, err.Error())
+		<-c.gone
+		_ = c.conn.Close()
+		return
+	}
+	c.owe("")
+	c.follow(hello, append(list, frames...), tell, s.adopt, s.update)
 }
 
 // passing collects all descriptors for the successor.
@@ -346,6 +377,9 @@ func (s *Service) beginBeats() {
 // the successor must still live after that.
 func (s *Service) moveMain() {
 	c, attempt := s.run.successor, s.run.attempt
+	// What systemd has read after MAINPID= from us it does not keep, so nothing
+	// may be on its way.
+	s.states.lease.set(leasePaused)
 	if s.run.owed {
 		s.run.owed = false
 		s.announceReloading()
@@ -357,6 +391,12 @@ func (s *Service) moveMain() {
 	go func() {
 		defer stop()
 		tell := s.attemptReport(attempt)
+		ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
+		defer cancel()
+		if err := s.states.yield(ctx, c); err != nil {
+			tell(machine.Unmoved, fmt.Sprintf("the successor (PID %d) did not get the states: %v", c.process.PID, err))
+			return
+		}
 		if err := wait(); err != nil {
 			tell(machine.Unmoved, fmt.Sprintf("something is still being stored: %v", err))
 			return
@@ -365,7 +405,7 @@ func (s *Service) moveMain() {
 			tell(machine.Unmoved, fmt.Sprintf("systemd could not be told of successor (PID %d): %v", c.process.PID, err))
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), barrierTimeout)
+		ctx, cancel = context.WithTimeout(context.Background(), barrierTimeout)
 		defer cancel()
 		if err := s.notifier.Barrier(ctx); err != nil {
 			s.log.Warn("systemd did not confirm MAINPID=", "pid", c.process.PID, "error", err)
@@ -374,6 +414,11 @@ func (s *Service) moveMain() {
 			tell(machine.Died, c.diedBecause())
 			return
 		}
+		// Before the verdict: should we die after it, all that was counted until
+		// now has arrived.
+		ctx, cancel = context.WithTimeout(context.Background(), stateTimeout)
+		defer cancel()
+		s.states.sendAdded(ctx, c)
 		tell(machine.Moved, "")
 	}()
 }
@@ -403,6 +448,7 @@ func (s *Service) becomeMain() {
 		r.trial()
 	}
 	if s.predecessor != nil {
+		s.states.expect(s.predecessor, s.predecessor.ended)
 		s.mu.Lock()
 		s.last = s.predecessor.hello.Last
 		s.mu.Unlock()
@@ -426,6 +472,7 @@ func (s *Service) becomeMain() {
 		// The loop must not wait for itself.
 		go s.send(event{kind: machine.Upgrade, reason: "SIGUSR2", request: &request{bySignal: true}})
 	}
+	s.tickets.keep()
 	go makeRoom()
 	r.control = s.serveControl()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -469,7 +516,52 @@ func (s *Service) retire() {
 	r.control.close()
 }
 
+// countOn makes the rest of what is counted here reach the generation that counts
+// on, if there is one.
+func (s *Service) countOn() {
+	switch r := &s.run; {
+	case r.addTo != nil:
+	case r.handedOver:
+		r.addTo = r.successor
+	case s.predecessor != nil && !s.wasMain():
+		r.addTo = s.predecessor
+	default:
+		return
+	}
+	s.countBeat()
+}
+
+// countBeat sends what was counted since the last beat.
+func (s *Service) countBeat() {
+	to := s.run.addTo
+	if to == nil || !s.states.merges() {
+		return
+	}
+	select {
+	case s.run.adding <- struct{}{}:
+	default:
+		return // the last one is not over
+	}
+	go func() {
+		defer func() { <-s.run.adding }()
+		ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
+		defer cancel()
+		s.states.sendAdded(ctx, to)
+	}()
+}
+
+// addLast sends what was counted at the end of the drain.
+func (s *Service) addLast() {
+	if !s.states.merges() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
+	defer cancel()
+	s.states.sendAdded(ctx, s.run.addTo)
+}
+
 func (s *Service) drained(err error) {
+	s.addLast()
 	s.drain.report.Do(s.reportDrain) // unless it was cut
 	s.send(event{kind: machine.Drained, err: err})
 }
@@ -529,6 +621,7 @@ func (s *Service) reply(o control.Outcome) {
 	s.mu.Unlock()
 	s.follower.Store(nil)
 	if o != control.Upgraded {
+		s.states.follow(nil)
 		r.successorOver(o)
 		if s.state == machine.Serving {
 			s.announceEnd()

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
+	"github.com/holdfast-go/holdfast/reexec/internal/stateframe"
 )
 
 // predecessor is the process that started us, seen from here.
@@ -31,8 +32,9 @@ type predecessor struct {
 	// signalled says that a SIGUSR2 was kept for us.
 	signalled bool
 
-	version int      // of the protocol
-	answers *answers // to the mover
+	version int           // of the protocol
+	answers *answers      // to the mover
+	ended   chan struct{} // closed when it says nothing more
 }
 
 // inherited is what a successor got.
@@ -43,6 +45,7 @@ type inherited struct {
 	elders  []*elder
 	kept    map[string]*keptFile
 	stored  []string // entries of the fd store
+	states  []*heldFrame
 }
 
 // elder is an older generation that may still drain.
@@ -81,7 +84,7 @@ func join(name, version string) (*predecessor, inherited, error) {
 	}
 	p := &predecessor{
 		process: control.Process{PID: pid}, conn: conn, pidfd: newProcess(pid, -1),
-		answers: newAnswers(),
+		answers: newAnswers(), ended: make(chan struct{}),
 	}
 	if err := takeStderr(stderr); err != nil {
 		return nil, inherited{}, errors.Join(err, p.close())
@@ -241,6 +244,10 @@ func sortOut(list []handover.Descriptor, files []*os.File) (got inherited, err e
 				got.kept = map[string]*keptFile{}
 			}
 			got.kept[d.Name] = &keptFile{file: files[i]}
+		case roleState:
+			got.states = append(got.states, &heldFrame{
+				Header: stateframe.Header{Name: d.Name}, file: files[i], stored: d.Stored, current: d.Current, origin: fromPredecessor,
+			})
 		case roleControl:
 			got.control = files[i]
 		case roleElder:
@@ -271,7 +278,8 @@ func (p *predecessor) mover(log *slog.Logger) *mover {
 }
 
 // listen reads what the predecessor says, until its end.
-func (p *predecessor) listen(tell report, adopt adopter, update func(handover.Update, []*os.File), drained func(control.Drain)) {
+func (p *predecessor) listen(tell report, adopt adopter, update updates, drained func(control.Drain)) {
+	defer close(p.ended)
 	promoted := false
 	for {
 		f, files, err := p.conn.Receive()
@@ -287,17 +295,12 @@ func (p *predecessor) listen(tell report, adopt adopter, update func(handover.Up
 			}
 			return
 		}
-		if f.Kind == handover.KindConnections {
+		switch f.Kind {
+		case handover.KindConnections:
 			adopt(p.conn, f, files)
 			continue
-		}
-		if f.Kind == handover.KindUpdate {
-			var u handover.Update
-			if err := f.Decode(&u); err != nil {
-				closeFiles(files) // of a newer release
-				continue
-			}
-			update(u, files)
+		case handover.KindUpdate:
+			update.receive(f, files)
 			continue
 		}
 		closeFiles(files)

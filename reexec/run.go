@@ -69,10 +69,12 @@ type runner struct {
 	control     *controlServer
 	watchdog    context.CancelFunc
 	handedOver  bool
-	orphaned    bool        // the predecessor died before the verdict
-	thaw        func()      // lets others write to the fd store again
-	farewell    func() bool // ends the timer of the drain's last words
-	err         error       // what Run returns
+	orphaned    bool          // the predecessor died before the verdict
+	thaw        func()        // lets others write to the fd store again
+	addTo       updater       // gets what is counted in the drain
+	adding      chan struct{} // full while it is sent
+	farewell    func() bool   // ends the timer of the drain's last words
+	err         error         // what Run returns
 	interrupts  int
 }
 
@@ -120,6 +122,9 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 		}()
 	}
+	if s.states.merges() {
+		s.OnDrain("counts of other generations", s.states.heardAll)
+	}
 	for _, w := range s.workers {
 		go s.runWorker(w)
 	}
@@ -151,6 +156,7 @@ func (s *Service) Run(ctx context.Context) error {
 			if s.state == machine.Serving {
 				s.tickets.rotate(time.Now())
 			}
+			s.countBeat()
 			if s.state == machine.Probation && s.run.beats.missed() {
 				s.step(event{kind: machine.Hung, attempt: s.run.attempt, reason: fmt.Sprintf(
 					"successor (PID %d) hangs: no beat for %v", s.run.successor.process.PID, s.run.beats.silence().Round(time.Millisecond))})
@@ -397,6 +403,9 @@ func (s *Service) enter(next machine.State, e event) {
 	s.mu.Unlock()
 	s.log.Info(fmt.Sprintf("%v -> %v", from, next), args...)
 
+	if from == machine.Promoting && next != machine.Draining {
+		s.states.lease.move(leasePaused, leaseHeld) // it did not move after all
+	}
 	if from == machine.Checking || from == machine.Starting || from == machine.Probation || from == machine.Promoting {
 		r.verdict.Phases = append(r.verdict.Phases, control.Phase{Name: from.String(), Seconds: now.Sub(r.phase).Seconds()})
 	}
@@ -553,6 +562,7 @@ func (s *Service) cleanUp() {
 	}
 	s.drain.abandon()
 	s.endSuccessors()
+	s.states.close()
 	if s.predecessor != nil {
 		_ = s.predecessor.close()
 	}

@@ -39,6 +39,7 @@ type Service struct {
 
 	inv     *inventory
 	store   *fdStore // nil without a manager
+	states  *states
 	drain   *drain
 	workers []*worker
 	tickets *ticketKeys
@@ -113,6 +114,7 @@ func New(opts Options) (_ *Service, err error) {
 	}
 	s.run.farewell = func() bool { return false }
 	s.run.thaw = func() {}
+	s.run.adding = make(chan struct{}, 1)
 	signal.Notify(s.upgrades, syscall.SIGUSR2)
 	pred, got, err := join(opts.Name, opts.Version)
 	if err != nil {
@@ -148,11 +150,17 @@ func New(opts Options) (_ *Service, err error) {
 			s.store.learn(stored, false)
 		}
 	}
-	var keys []handover.TicketKey
-	if pred != nil {
-		keys = pred.hello.TicketKeys
+	s.states = newStates(s.store, s.log, opts.StartTimeout)
+	for _, f := range got.states {
+		s.states.arrive(f.Name, f)
 	}
-	s.tickets = newTicketKeys(keys, time.Now())
+	for _, e := range s.store.found(storeState) {
+		name, _ := stateOf(e.key)
+		s.states.arrive(name, &heldFrame{file: e.file, stored: e.name, origin: fromStore})
+	}
+	if s.tickets, err = newTicketState(s.states, time.Now()); err != nil {
+		return nil, err
+	}
 	s.inv = newInventory(got.set, s.store, s.log)
 	s.inv.bound = got.bound
 	for name, k := range got.kept {
@@ -309,7 +317,7 @@ func (s *Service) statusLocked() control.Status {
 		State: stateWord(s.state), Since: s.since,
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
 		Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
-		LastDrain: s.lastDrain, Store: s.store.status(),
+		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(),
 	}
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
 		if e.handle.alive() {

@@ -3,9 +3,13 @@
 package reexec
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 )
@@ -126,4 +130,129 @@ func checkStateName(name string) error {
 		}
 	}
 	return nil
+}
+
+// State is a state of the service that goes from version to version.
+type State struct {
+	name   string
+	def    definition
+	states *states
+	// hidden says that the service has no use for it so far: it is a ready-made
+	// one. Nil: never.
+	hidden func() bool
+
+	calling chan struct{} // full while a function of the service is being called
+
+	mu        sync.Mutex
+	callee    string       // which one was called last
+	seq       uint64       // the highest that was seen
+	kept      []*heldFrame // of all formats, for other versions and the next start
+	base      *heldFrame   // of Merged: what the other generation has of it
+	pending   *heldFrame   // the newest that the predecessor has sent after the first
+	stale     []string     // entries of the fd store that nobody can use
+	loaded    *Frame
+	committed *Frame
+	refused   []string
+	round     *commitRound // those who wait for the next commit
+	busy      bool         // one is under way
+
+	sending sync.Mutex // of what was added
+}
+
+// State registers a state under a name of its own, the same in all versions:
+// letters, digits, dots, dashes and underscores. Before it returns, Load was
+// called with the newest frame that can be used: the predecessor's, or else one
+// of the fd store. If there is none, Load is not called.
+//
+// What is not used is in the log and in the status, with the reason. A frame that
+// a living predecessor gives and Load refuses is an error: the upgrade is refused
+// then, and nothing is lost. Without a predecessor the next older one is tried,
+// and the service begins without the state rather than not at all.
+//
+// Each call of Load and Save is bounded by Options.StartTimeout. Call State
+// before Run, and before what uses the state.
+func (s *Service) State(name string, kind StateKind) (*State, error) {
+	s.mu.Lock()
+	running := s.running
+	s.mu.Unlock()
+	if running {
+		return nil, fmt.Errorf("reexec: state %q: must be registered before Run", name)
+	}
+	slow := time.AfterFunc(slowLoad, func() { s.notReady(fmt.Errorf("state %q: Load has not returned yet", name)) })
+	h, err := s.states.register(name, kind.definition())
+	slow.Stop()
+	s.notReady(err)
+	return h, err
+}
+
+// Loaded is the frame that the state began with; false if there was none.
+func (h *State) Loaded() (Frame, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.loaded == nil {
+		return Frame{}, false
+	}
+	return *h.loaded, true
+}
+
+// status is for the control socket.
+func (h *State) status() control.State {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return control.State{
+		Name: h.name, Kind: h.def.kind, Version: h.def.version,
+		Loaded: h.loaded, Committed: h.committed, Refused: slices.Clone(h.refused),
+	}
+}
+
+// hangError says that a function of the service has not returned in time.
+type hangError struct {
+	what  string
+	after time.Duration
+	cause error
+}
+
+func (e *hangError) Error() string {
+	return fmt.Sprintf("%s has not returned within %v", e.what, e.after.Round(time.Millisecond))
+}
+
+func (e *hangError) Unwrap() error { return e.cause }
+
+// call runs a function of the service, one at a time. One that does not return
+// before the end of ctx is left behind, and until it has returned no other is
+// called: then discard gets its result.
+func call[T any](ctx context.Context, h *State, what string, f func() (T, error), discard func(T)) (result T, err error) {
+	began := time.Now()
+	late := func(what string) error { return &hangError{what, time.Since(began), context.Cause(ctx)} }
+	select {
+	case h.calling <- struct{}{}:
+	case <-ctx.Done():
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return result, late(h.callee)
+	}
+	h.mu.Lock()
+	h.callee = what
+	h.mu.Unlock()
+	type outcome struct {
+		result T
+		err    error
+	}
+	over := make(chan outcome, 1)
+	go func() {
+		defer func() { <-h.calling }()
+		result, err := f()
+		over <- outcome{result, err}
+	}()
+	select {
+	case o := <-over:
+		return o.result, o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-over; o.err == nil && discard != nil {
+				discard(o.result)
+			}
+		}()
+		return result, late(what)
+	}
 }

@@ -19,7 +19,7 @@ import (
 // counter for all entries of a service.
 const (
 	storeBound = "bound" // bound/NAME/NETWORK/ADDRESS: a socket that the service has bound
-	storeState = "state" // state/NAME: a frame of a state
+	storeState = "state" // state/NAME/FORMAT: a frame of a state; each format has its own
 	storeKept  = "kept"  // kept/NAME: what the service itself keeps
 	storeProbe = "probe" // probe: was there room?
 )
@@ -83,7 +83,9 @@ func parseEntry(stored string) (kind, key string, seq uint64, ok bool) {
 	switch kind {
 	case storeBound:
 		want = 3
-	case storeState, storeKept:
+	case storeState:
+		want = 2
+	case storeKept:
 		want = 1
 	case storeProbe:
 		return kind, key, seq, !parts

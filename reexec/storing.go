@@ -5,7 +5,6 @@ package reexec
 import (
 	"context"
 	"errors"
-	"os"
 	"syscall"
 
 	"github.com/holdfast-go/holdfast/notify"
@@ -103,72 +102,4 @@ func (s *Service) untilAdopted(ctx context.Context) error {
 // storeChanged tells the successor of an upgrade under way.
 func (s *Service) storeChanged(stored string, removed bool) {
 	s.handOn(handover.Update{Descriptor: handover.Descriptor{Role: roleStored, Stored: stored}, Removed: removed}, nil)
-}
-
-// handOn tells the successor of an upgrade under way what has changed. conn may
-// be nil.
-func (s *Service) handOn(u handover.Update, conn syscall.Conn) {
-	if c := s.follower.Load(); c != nil {
-		c.update(u, conn)
-	}
-}
-
-// update is what has changed at the predecessor. It takes the files over.
-func (s *Service) update(u handover.Update, files []*os.File) {
-	switch u.Role {
-	case roleStored:
-		s.store.learn(u.Stored, u.Removed)
-	case roleKept:
-		switch {
-		case u.Removed:
-			s.inv.letGo(u.Name)
-		case len(files) > 0:
-			s.inv.inherit(u.Name, files[0])
-			files = files[1:]
-		}
-	}
-	closeFiles(files)
-}
-
-// update tells the successor of a change, once it has got everything else.
-func (c *successor) update(u handover.Update, conn syscall.Conn) {
-	p := passing{Descriptor: u.Descriptor, fd: -1}
-	if conn != nil {
-		fd, err := duplicate(conn)
-		if err != nil {
-			return // it was closed meanwhile
-		}
-		p.fd = fd
-	}
-	c.updating.Lock()
-	defer c.updating.Unlock()
-	if c.caughtUp {
-		c.sendUpdate(u, p)
-		return
-	}
-	c.updates = append(c.updates, func() { c.sendUpdate(u, p) })
-}
-
-// sendUpdate need not be heard: a successor that does not listen is as good as
-// gone, and one of an older release knows nothing of it.
-func (c *successor) sendUpdate(u handover.Update, p passing) {
-	var fds []int
-	if p.fd >= 0 {
-		fds = []int{p.fd}
-		defer closePassing([]passing{p})
-	}
-	if !c.lost && handover.MovesConnections(c.version) {
-		_ = c.conn.Send(handover.KindUpdate, u, fds...)
-	}
-}
-
-// catchUp sends what has changed during the handover, if that has succeeded.
-func (c *successor) catchUp(complete bool) {
-	c.updating.Lock()
-	defer c.updating.Unlock()
-	c.caughtUp, c.lost = true, !complete
-	for _, send := range c.updates {
-		send()
-	}
-	c.updates = nil
 }

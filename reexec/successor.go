@@ -39,6 +39,7 @@ type successor struct {
 	joined  bool // it has its own stderr now
 	leaving string
 	wanting string // what it waits for before it is ready
+	owed    string // what we have not done for it yet
 
 	version int      // of the protocol, once joined
 	answers *answers // to the mover
@@ -48,6 +49,7 @@ type successor struct {
 	caughtUp bool     // it is, or has failed
 	lost     bool     // it has failed
 
+	ended  chan struct{} // closed when it says nothing more
 	gone   chan struct{} // closed when the process has ended
 	ending string        // how, once gone is closed
 }
@@ -112,6 +114,7 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 		early:   tail{limit: 4 << 10},
 		answers: newAnswers(),
 		gone:    make(chan struct{}),
+		ended:   make(chan struct{}),
 	}
 	earlyDone := make(chan struct{})
 	go func() {
@@ -215,15 +218,26 @@ func (c *successor) diedBecause() string {
 func (c *successor) hurdle() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.wanting == "" {
-		return ""
+	switch {
+	case c.owed != "":
+		return ": " + c.owed
+	case c.wanting != "":
+		return ": " + c.wanting
 	}
-	return ": " + c.wanting
+	return ""
+}
+
+// owe notes what it does not get because of us; "" is nothing.
+func (c *successor) owe(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owed = what
 }
 
 // follow hands the descriptors over and then reads what the successor says,
 // until its end. It closes the descriptors in list.
-func (c *successor) follow(hello handover.Hello, list []passing, tell report, adopt adopter) {
+func (c *successor) follow(hello handover.Hello, list []passing, tell report, adopt adopter, update updates) {
+	defer close(c.ended)
 	// While it lives our end stays open: its closing says that we are gone.
 	defer func() {
 		go func() {
@@ -235,7 +249,7 @@ func (c *successor) follow(hello handover.Hello, list []passing, tell report, ad
 	closePassing(list)
 	c.catchUp(err == nil)
 	for err == nil {
-		err = c.readOne(tell, adopt)
+		err = c.readOne(tell, adopt, update)
 	}
 	c.answers.end(err)
 	if !errors.Is(err, io.EOF) {
@@ -375,7 +389,7 @@ func (c *successor) mover(log *slog.Logger) *mover {
 	return newMover(c.conn, c.answers, log)
 }
 
-func (c *successor) readOne(tell report, adopt adopter) error {
+func (c *successor) readOne(tell report, adopt adopter, update updates) error {
 	f, files, err := c.conn.Receive()
 	if err != nil {
 		return err
@@ -386,6 +400,9 @@ func (c *successor) readOne(tell report, adopt adopter) error {
 		return nil
 	case handover.KindTaken:
 		return c.answers.add(f)
+	case handover.KindUpdate:
+		update.receive(f, files)
+		return nil
 	}
 	closeFiles(files)
 	switch f.Kind {

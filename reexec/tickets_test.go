@@ -5,7 +5,6 @@ package reexec
 import (
 	"bytes"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,22 +13,20 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
 func TestTicketKeyRotation(t *testing.T) {
 	start := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 	const day = 24 * time.Hour
-	keys := func(ages ...time.Duration) (list []handover.TicketKey) {
+	keys := func(ages ...time.Duration) (list []ticketKey) {
 		for i, age := range ages {
-			list = append(list, handover.TicketKey{Key: []byte{byte(i)}, Made: start.Add(-age)})
+			list = append(list, ticketKey{Key: []byte{byte(i)}, Made: start.Add(-age)})
 		}
 		return list
 	}
 	for _, c := range []struct {
 		name  string
-		keys  []handover.TicketKey
+		keys  []ticketKey
 		fresh bool
 		kept  int
 	}{
@@ -60,11 +57,11 @@ func TestTicketKeyRotation(t *testing.T) {
 		}
 	}
 	// Over a year there are never more than a week's.
-	k := newTicketKeys(nil, start)
+	k := newTicketKeys(start)
 	for hour := range 365 * 24 {
-		before := k.handOver()
+		before := k.keys()
 		k.rotate(start.Add(time.Duration(hour) * time.Hour))
-		after := k.handOver()
+		after := k.keys()
 		if changed := !bytes.Equal(after[0].Key, before[0].Key); changed != (hour > 0 && hour%24 == 0) {
 			t.Fatalf("hour %d: changed %t", hour, changed)
 		}
@@ -74,31 +71,49 @@ func TestTicketKeyRotation(t *testing.T) {
 	}
 }
 
-// What a predecessor hands over is used as it is; what is no key is not.
+// restored are keys that a next generation has from these.
+func restored(t *testing.T, keys *ticketKeys, now time.Time) *ticketKeys {
+	t.Helper()
+	var saved bytes.Buffer
+	if err := keys.save(&saved); err != nil {
+		t.Fatal(err)
+	}
+	next := newTicketKeys(now)
+	if err := next.load(1, saved.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+// What a predecessor has saved is used as it is; what is no key is not.
 func TestTicketKeysAreHandedOver(t *testing.T) {
 	now := time.Now()
-	first := newTicketKeys(nil, now)
+	first := newTicketKeys(now)
 	first.rotate(now.Add(25 * time.Hour))
-	hello, err := json.Marshal(handover.Hello{TicketKeys: first.handOver()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got handover.Hello
-	if err := json.Unmarshal(hello, &got); err != nil {
-		t.Fatal(err)
-	}
-	equal := func(a, b handover.TicketKey) bool { return bytes.Equal(a.Key, b.Key) && a.Made.Equal(b.Made) }
-	if second := newTicketKeys(got.TicketKeys, now); len(second.list) != 2 || !slices.EqualFunc(second.list, first.list, equal) {
+	equal := func(a, b ticketKey) bool { return bytes.Equal(a.Key, b.Key) && a.Made.Equal(b.Made) }
+	if second := restored(t, first, now); len(second.list) != 2 || !slices.EqualFunc(second.list, first.list, equal) {
 		t.Errorf("%v became %v", first.list, second.list)
 	}
-	bad := []handover.TicketKey{{Made: now}, {Key: []byte("short"), Made: now}, {Key: make([]byte, 33), Made: now}}
-	if k := newTicketKeys(bad, now); len(k.list) != 1 || len(k.list[0].Key) != ticketKeySize {
-		t.Errorf("%v became %v", bad, k.list)
+	k := newTicketKeys(now)
+	made := k.keys()[0]
+	for _, bad := range []string{
+		"", "{}", "null", "[]", `[{"key":"c2hvcnQ="}]`, `["secret"]`,
+		`[{"key":"` + strings.Repeat("A", 44) + `"}]`, // 33 bytes
+	} {
+		err := k.load(1, []byte(bad))
+		if err == nil {
+			t.Errorf("%q is taken for keys", bad)
+		} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "c2h") {
+			t.Errorf("the error shows what was saved: %v", err)
+		}
+	}
+	if got := k.keys(); len(got) != 1 || !equal(got[0], made) {
+		t.Errorf("what is no key became %v", got)
 	}
 	// Keys must not get into a log with something around them.
-	key := handover.TicketKey{Key: []byte("secret secret secret secret sec!"), Made: now}
+	key := ticketKey{Key: []byte("secret secret secret secret sec!"), Made: now}
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
-		if s := fmt.Sprintf(format, handover.Hello{TicketKeys: []handover.TicketKey{key}}); strings.Contains(s, "secret") || strings.Contains(s, "115, 101") || strings.Contains(s, "0x73, 0x65") {
+		if s := fmt.Sprintf(format, struct{ Keys []ticketKey }{[]ticketKey{key}}); strings.Contains(s, "secret") || strings.Contains(s, "115, 101") || strings.Contains(s, "0x73, 0x65") {
 			t.Errorf("%s shows the key: %s", format, s)
 		}
 	}
@@ -192,7 +207,7 @@ func TestSessionsAreResumed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tlsVersions(t, func(t *testing.T, server, client *tls.Config) {
-				keys := newTicketKeys(nil, now)
+				keys := newTicketKeys(now)
 				for generation := range 4 {
 					config := c.configure(server.Clone())
 					keys.share("https", config)
@@ -203,7 +218,7 @@ func TestSessionsAreResumed(t *testing.T) {
 					if got := handshake(t, config, client); got != c.want {
 						t.Errorf("generation %d again: resumed %t, want %t", generation, got, c.want)
 					}
-					keys = newTicketKeys(keys.handOver(), now)
+					keys = restored(t, keys, now)
 				}
 			})
 		})
@@ -215,7 +230,7 @@ func TestOwnTicketKeys(t *testing.T) {
 	tlsVersions(t, func(t *testing.T, server, client *tls.Config) {
 		legacy := server.Clone()
 		legacy.SessionTicketKey = [32]byte{1, 2, 3} //lint:ignore SA1019 services may set it
-		newTicketKeys(nil, time.Now()).share("https", legacy)
+		newTicketKeys(time.Now()).share("https", legacy)
 		other := server.Clone()
 		other.SessionTicketKey = [32]byte{1, 2, 3} //lint:ignore SA1019 services may set it
 		handshake(t, legacy, client)
@@ -225,7 +240,7 @@ func TestOwnTicketKeys(t *testing.T) {
 
 		explicit := server.Clone()
 		explicit.SetSessionTicketKeys([][32]byte{{4, 5, 6}})
-		s := &Service{opts: Options{OwnTicketKeys: true}, tickets: newTicketKeys(nil, time.Now()), drain: newDrain(firstInventory(t))}
+		s := &Service{opts: Options{OwnTicketKeys: true}, tickets: newTicketKeys(time.Now()), drain: newDrain(firstInventory(t))}
 		srv := &http.Server{TLSConfig: explicit}
 		s.Serve(srv, noListener{})
 		if srv.TLSConfig != explicit || explicit.WrapSession != nil {
@@ -237,7 +252,7 @@ func TestOwnTicketKeys(t *testing.T) {
 // A session is resumed under its own name only.
 func TestSessionsKeepTheirName(t *testing.T) {
 	tlsVersions(t, func(t *testing.T, server, client *tls.Config) {
-		keys := newTicketKeys(nil, time.Now())
+		keys := newTicketKeys(time.Now())
 		public, private := server.Clone(), server.Clone()
 		keys.share("public", public)
 		keys.share("private", private)
@@ -257,7 +272,7 @@ func TestSessionsOutliveTheirKey(t *testing.T) {
 	const day = 24 * time.Hour
 	tlsVersions(t, func(t *testing.T, server, client *tls.Config) {
 		now := time.Now()
-		keys := newTicketKeys(nil, now)
+		keys := newTicketKeys(now)
 		keys.share("https", server)
 		server = server.Clone() // as net/http does
 		handshake(t, server, client)
@@ -269,7 +284,7 @@ func TestSessionsOutliveTheirKey(t *testing.T) {
 		keys.list = keys.list[:1]
 		next := server.Clone()
 		next.WrapSession, next.UnwrapSession = nil, nil
-		keys = newTicketKeys(keys.handOver(), now.Add(day))
+		keys = restored(t, keys, now.Add(day))
 		keys.share("https", next)
 		if !handshake(t, next, client) {
 			t.Error("the ticket is not of the newest key")

@@ -4,7 +4,6 @@ package handover
 
 import (
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
@@ -20,6 +19,9 @@ const (
 
 // MovesConnections says whether idle connections move in this version.
 func MovesConnections(version int) bool { return version >= 2 }
+
+// Updates says whether changes to what was handed over are told in this version.
+func Updates(version int) bool { return version >= 2 }
 
 // Range is a range of versions.
 type Range struct {
@@ -57,25 +59,7 @@ type Hello struct {
 	Generation int              `json:"generation,omitempty"` // of the successor
 	Beat       time.Duration    `json:"beat,omitempty"`       // nanoseconds
 	Last       *control.Verdict `json:"last,omitempty"`
-	// TicketKeys are for TLS session tickets, the newest first. Who does not know
-	// them ends the sessions.
-	TicketKeys []TicketKey `json:"ticket_keys,omitempty"`
 }
-
-// TicketKey is secret: it must not be logged.
-type TicketKey struct {
-	Key  []byte    `json:"key"`
-	Made time.Time `json:"made"`
-}
-
-// String hides the key, also from %v of all around it.
-func (k TicketKey) String() string { return "key of " + k.Made.Format(time.RFC3339) }
-
-// GoString does so from %#v.
-func (k TicketKey) GoString() string { return k.String() }
-
-// LogValue does so from logs in JSON.
-func (k TicketKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // Descriptor describes one descriptor that travels with a Descriptors frame.
 type Descriptor struct {
@@ -87,6 +71,9 @@ type Descriptor struct {
 	Name string `json:"name,omitempty"`
 	// Stored is the name of its entry in systemd's fd store, if it has one.
 	Stored string `json:"stored,omitempty"`
+	// Current: it is what a state of the sender was at that moment. Other frames
+	// are for other versions.
+	Current bool `json:"current,omitempty"`
 	// Source is how systemd passed it, a number of package activation.
 	Source uint8 `json:"source,omitempty"`
 	// Network and Address are what a bound socket was asked for.
