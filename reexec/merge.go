@@ -150,6 +150,13 @@ func (h *State) sendAdded(ctx context.Context, to updater) error {
 func (ss *states) expect(who any, ended <-chan struct{}) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
+	for who, ended := range ss.senders {
+		select {
+		case <-ended:
+			delete(ss.senders, who)
+		default:
+		}
+	}
 	ss.senders[who] = ended
 }
 

@@ -208,6 +208,7 @@ func (s *Service) start() {
 				Instance: s.instance, Generation: s.generation + 1, Beat: s.opts.Beat, Last: s.lastVerdict(),
 			}
 			s.states.follow(c)
+			s.states.expect(c, c.ended)
 			go s.handOver(c, hello, list, tell)
 			return
 		}

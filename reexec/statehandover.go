@@ -11,14 +11,11 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
-// follow makes c hear of every commit from now on; nil ends that.
-func (ss *states) follow(c *successor) {
+// follow makes a successor hear of every commit from now on; nil ends that.
+func (ss *states) follow(next updater) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	ss.next = c
-	if c != nil {
-		ss.senders[c] = c.ended
-	}
+	ss.next = next
 }
 
 // forward tells the successor of the upgrade under way, if there is one, about a
@@ -108,7 +105,7 @@ func (h *State) handOver(ctx context.Context) (list []passing, err error) {
 // yield sends the last word about states with one writer to the successor that
 // is about to be main. Nothing is committed from the moment that the lease was
 // paused.
-func (ss *states) yield(ctx context.Context, c *successor) error {
+func (ss *states) yield(ctx context.Context, c updater) error {
 	if err := ss.lease.unused(ctx); err != nil {
 		return fmt.Errorf("a commit has not ended: %w", err)
 	}

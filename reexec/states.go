@@ -96,7 +96,7 @@ type states struct {
 	list    []*State
 	strange map[string][]*heldFrame // by name, of states that are not registered (yet)
 	bad     map[string][]badFrame   // the same, of what is no frame
-	next    *successor              // of the upgrade under way
+	next    updater                 // the successor of the upgrade under way
 	senders map[any]<-chan struct{} // who may yet add to what is counted here, until it is closed
 }
 

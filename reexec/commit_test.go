@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reexec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Whatever number of callers commits at once, what each has put into the state
+// before is in the store when its Commit returns.
+func TestCommitsAtOnce(t *testing.T) {
+	k := newKeeper(t)
+	g := begins(t, k)
+	x := &tally{}
+	h := g.with("tally", x.merged())
+	g.lead(false)
+	const callers, commits = 50, 20
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for range commits {
+				x.add(1)
+				atLeast := x.get()
+				if err := h.Commit(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+				if kept := keptTally(t, k, "tally"); kept < atLeast {
+					t.Errorf("%d are in the store after the commit of %d", kept, atLeast)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got, ok := h.status().Committed, x.get(); got == nil || ok != callers*commits {
+		t.Errorf("committed %+v at %d", got, ok)
+	}
+	if k.puts >= callers*commits {
+		t.Errorf("%d commits were stored one by one", k.puts)
+	}
+}
+
+// keptTally is what a start would restore.
+func keptTally(t *testing.T, k *keeper, name string) uint64 {
+	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	g := begins(t, k)
+	defer g.close()
+	x := &tally{}
+	g.with(name, x.merged())
+	return x.get()
+}
+
+// A commit that begins while another one is under way has a Save of its own, and
+// all that come meanwhile share it.
+func TestCommitsShareASave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper(t)
+		g := begins(t, k)
+		x := &text{version: 1}
+		h := g.with("text", x.exclusive())
+		g.lead(false)
+		k.hold = make(chan struct{})
+		results := make(chan error, 11)
+		commit := func() { results <- h.Commit(t.Context()) }
+		x.set("first")
+		go commit()
+		synctest.Wait() // it has saved, and waits for the store
+		x.set("second")
+		for range 10 {
+			go commit()
+		}
+		synctest.Wait()
+		close(k.hold)
+		for range 11 {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+		if x.saves != 2 {
+			t.Errorf("%d calls of Save for two rounds of commits", x.saves)
+		}
+	})
+}
+
+// Only the generation with the lease commits. While it is on its way, a commit
+// waits, and is made if it comes back.
+func TestCommitsNeedTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper(t)
+		first := begins(t, k)
+		x := &text{version: 1}
+		h := first.with("text", x.exclusive())
+		mustNot := func(who string, h *State) {
+			t.Helper()
+			if err := h.Commit(t.Context()); !errors.Is(err, ErrNotMain) {
+				t.Errorf("%s: %v, want ErrNotMain", who, err)
+			}
+		}
+		mustNot("before it is main", h)
+		first.lead(false)
+		x.set("a")
+		h.mustCommit(t)
+
+		next := first.successor(k)
+		y := &text{version: 1}
+		h2 := next.with("text", y.exclusive())
+		mustNot("on trial", h2)
+		x.set("b")
+		h.mustCommit(t)
+		if y.get() != "a" {
+			t.Errorf("on trial it has %q, want what was handed over", y.get())
+		}
+
+		first.lease.set(leasePaused)
+		waits := make(chan error, 1)
+		go func() { waits <- h.Commit(t.Context()) }()
+		synctest.Wait()
+		select {
+		case err := <-waits:
+			t.Errorf("a commit did not wait for the verdict: %v", err)
+		default:
+		}
+		first.lease.move(leasePaused, leaseHeld) // the verdict was another one
+		if err := <-waits; err != nil {
+			t.Error(err)
+		}
+
+		x.set("c") // and not committed
+		first.lease.set(leasePaused)
+		go func() { waits <- h.Commit(t.Context()) }()
+		synctest.Wait()
+		first.promote(next)
+		if err := <-waits; !errors.Is(err, ErrNotMain) {
+			t.Errorf("a commit that waited for the verdict: %v, want ErrNotMain", err)
+		}
+		mustNot("after the verdict", h)
+		if y.get() != "c" {
+			t.Errorf("the new main has %q, want the last word of its predecessor", y.get())
+		}
+		y.set("d")
+		h2.mustCommit(t)
+		if got := keptText(t, k); got != "d" {
+			t.Errorf("the store has %q", got)
+		}
+	})
+}
+
+// keptText is what a start would restore.
+func keptText(t *testing.T, k *keeper) string {
+	t.Helper()
+	g := begins(t, k)
+	x := &text{version: 1}
+	g.with("text", x.exclusive())
+	return x.get()
+}
+
+// A successor that is left alone has every commit of its predecessor, the last
+// one included, and numbers its own frames beyond any that it has not heard of.
+func TestOrphanHasEveryCommit(t *testing.T) {
+	for _, registered := range []string{"before", "after"} {
+		t.Run(registered, func(t *testing.T) {
+			k := newKeeper(t)
+			first := begins(t, k)
+			x := &text{version: 1, is: "a"}
+			h := first.with("text", x.exclusive())
+			first.lead(false)
+			next := first.successor(k)
+			y := &text{version: 1}
+			var h2 *State
+			if registered == "before" {
+				h2 = next.with("text", y.exclusive())
+			}
+			for _, is := range []string{"b", "c"} {
+				x.set(is)
+				h.mustCommit(t)
+			}
+			if registered == "after" {
+				h2 = next.with("text", y.exclusive())
+			}
+			next.lead(true)
+			if y.get() != "c" {
+				t.Errorf("the orphan has %q, want the last commit", y.get())
+			}
+			// The predecessor has stored one more and died before it told anybody.
+			first.follow(nil)
+			x.set("d")
+			h.mustCommit(t)
+			y.set("e")
+			h2.mustCommit(t)
+			if got := keptText(t, k); got != "e" {
+				t.Errorf("the store restores %q, want the newest", got)
+			}
+		})
+	}
+}
+
+// A commit that systemd does not keep is an error, and the last one stays.
+func TestCommitThatIsNotKept(t *testing.T) {
+	k := newKeeper(t)
+	g := begins(t, k)
+	x := &text{version: 1, is: "a"}
+	h := g.with("text", x.exclusive())
+	g.lead(false)
+	h.mustCommit(t)
+	before := h.status().Committed
+	k.refuse = &StoreError{Op: "store", Name: "state/text/1", Err: ErrStoreFull}
+	x.set("b")
+	err := h.Commit(t.Context())
+	var se *StoreError
+	if !errors.As(err, &se) || !errors.Is(err, ErrStoreFull) || !strings.Contains(err.Error(), `state "text"`) {
+		t.Errorf("%v, want the error of the store", err)
+	}
+	if after := h.status().Committed; after != before {
+		t.Errorf("committed %+v, was %+v", after, before)
+	}
+	k.refuse = nil
+	if got := keptText(t, k); got != "a" {
+		t.Errorf("the store has %q", got)
+	}
+}
+
+// A Save that hangs is said with the name of the state; it holds up nobody for
+// ever, and what is called after it has returned works.
+func TestSaveHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper(t)
+		g := begins(t, k)
+		x := &text{version: 1, is: "a"}
+		h := g.with("text", x.snapshot())
+		g.lead(false)
+		goOn := make(chan struct{})
+		x.during = func() { <-goOn }
+		want := `state "text": Save has not returned within`
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := g.handOver(ctx, func(string) {}); err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("hand over: %v", err)
+		}
+		began := time.Now()
+		if err := h.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("commit: %v", err)
+		}
+		if took := time.Since(began); took > g.startTimeout {
+			t.Errorf("the commit took %v, bound %v", took, g.startTimeout)
+		}
+		close(goOn)
+		synctest.Wait()
+		h.mustCommit(t)
+		if got := keptText(t, k); got != "a" {
+			t.Errorf("the store has %q", got)
+		}
+		// What a Save that was left behind has written is nobody's.
+		if x.saves != 2 {
+			t.Errorf("%d calls of Save", x.saves)
+		}
+	})
+}
+
+// A Load that hangs is an error; that of another frame is not called beside it.
+func TestLoadHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper(t)
+		for seq := range uint64(2) {
+			k.add(t, stateKey("text", 1), frameOf(t, "text", 1, seq, "1:a"))
+		}
+		g := begins(t, k)
+		goOn := make(chan struct{})
+		defer close(goOn)
+		var calls atomic.Int32
+		_, err := g.register("text", Snapshot{
+			Version: 1, Save: (&text{}).save,
+			Load: func(uint32, []byte) error { calls.Add(1); <-goOn; return nil },
+		}.definition())
+		if err == nil || !strings.Contains(err.Error(), `state "text": frame 1 of the fd store: Load has not returned within`) {
+			t.Errorf("%v", err)
+		}
+		if n := calls.Load(); n != 1 {
+			t.Errorf("%d calls of Load at once", n)
+		}
+	})
+}
+
+// At a stop all states are committed, without the lease none.
+func TestAllAreCommitted(t *testing.T) {
+	k := newKeeper(t)
+	g := begins(t, k)
+	for i := range 3 {
+		g.with(fmt.Sprintf("text%d", i), (&text{version: 1}).snapshot())
+	}
+	g.commitAll(t.Context())
+	if got := k.names(); len(got) != 0 {
+		t.Errorf("committed without the lease: %q", got)
+	}
+	g.lead(false)
+	g.commitAll(t.Context())
+	if got := k.names(); len(got) != 3 {
+		t.Errorf("committed %q", got)
+	}
+}
