@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,21 @@ func rawPair(t *testing.T) (c *handover.Conn, hostile int) {
 	t.Cleanup(func() { _, _ = c.Close(), file.Close() })
 	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	return c, int(file.Fd())
+}
+
+// sendEmpty sends a message without a byte, with descriptors if there are any. Package
+// unix would add a byte.
+func sendEmpty(fd int, fds ...int) error {
+	var header unix.Msghdr
+	if len(fds) > 0 {
+		rights := unix.UnixRights(fds...)
+		header.Control = &rights[0]
+		header.SetControllen(len(rights))
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // witness is the reading end of a pipe. It ends when all copies of the writing end
@@ -87,11 +103,12 @@ func TestHostileMessages(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			conn, hostile := rawPair(t)
 			w := newWitness(t)
-			var rights []byte
-			if c.descriptors > 0 {
-				rights = unix.UnixRights(slices.Repeat([]int{int(w.other.Fd())}, c.descriptors)...)
+			fds := slices.Repeat([]int{int(w.other.Fd())}, c.descriptors)
+			send := func() error { return unix.Sendmsg(hostile, c.message, unix.UnixRights(fds...), nil, 0) }
+			if len(c.message) == 0 {
+				send = func() error { return sendEmpty(hostile, fds...) }
 			}
-			if err := unix.Sendmsg(hostile, c.message, rights, nil, 0); err != nil {
+			if err := send(); err != nil {
 				t.Fatal(err)
 			}
 			_, files, err := conn.Receive()
@@ -116,7 +133,7 @@ func TestHostileMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		err = unix.Sendmsg(int(file.Fd()), nil, nil, nil, 0)
+		err = sendEmpty(int(file.Fd()))
 		_ = file.Close()
 		if err != nil {
 			t.Fatal(err)
