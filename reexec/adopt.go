@@ -130,7 +130,11 @@ func (inv *inventory) adopt(d handover.Connection, file *os.File) (*keepAlive, e
 	if set == nil {
 		return nil, fmt.Errorf("connection of listener %q: it is closed, or is no plain HTTP/1 in this version", d.Listener)
 	}
-	conn, err := net.FileConn(file)
+	err := checkConnection(minFD(file))
+	var conn net.Conn
+	if err == nil {
+		conn, err = net.FileConn(file)
+	}
 	if err == nil {
 		var c *keepAlive
 		if c, err = set.adopt(conn, d.Left); err == nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
@@ -163,6 +165,9 @@ func (s *Service) moveSession(kind string, conn net.Conn, state []byte) error {
 // adoptSession finds the handler of a session. It takes the file over.
 func (inv *inventory) adoptSession(d handover.Connection, file *os.File) (*session, error) {
 	defer file.Close()
+	if err := checkConnection(minFD(file)); err != nil {
+		return nil, fmt.Errorf("session %q: %w", d.Session, err)
+	}
 	conn, err := net.FileConn(file)
 	if err != nil {
 		return nil, fmt.Errorf("session %q: %w", d.Session, err)
@@ -172,6 +177,29 @@ func (inv *inventory) adoptSession(d handover.Connection, file *os.File) (*sessi
 		return nil, errors.Join(fmt.Errorf("session %q: %w", d.Session, err), conn.Close())
 	}
 	return &session{tracked, d.State, kind}, nil
+}
+
+// checkConnection refuses what net.FileConn would make something else of than a
+// connection of accept(2): a socket of datagrams, or one that listens.
+func checkConnection(fd int) error {
+	for _, c := range []struct {
+		option int
+		name   string
+		good   []int
+	}{
+		{unix.SO_DOMAIN, "family", []int{unix.AF_INET, unix.AF_INET6, unix.AF_UNIX}},
+		{unix.SO_TYPE, "type", []int{unix.SOCK_STREAM, unix.SOCK_SEQPACKET}},
+		{unix.SO_ACCEPTCONN, "listening state", []int{0}},
+	} {
+		got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, c.option)
+		if err != nil {
+			return fmt.Errorf("the descriptor that came is no connection: %w", err)
+		}
+		if !slices.Contains(c.good, got) {
+			return fmt.Errorf("the descriptor that came is no connection: %s %d", c.name, got)
+		}
+	}
+	return nil
 }
 
 // trackSession counts it. Once the inventory is closed, the drain has counted.
