@@ -27,6 +27,8 @@ type child struct {
 	conn   *handover.Conn
 	raw    *os.File // the same socket, for what is no frame
 	output bytes.Buffer
+	dir    string        // Options.RuntimeDirectory
+	stderr func() []byte // all of it, once the process has ended
 }
 
 // startChild starts a successor of the test. It ends with the test.
@@ -66,7 +68,7 @@ func startChild(t *testing.T, p plan) *child {
 	defer early.Close()
 	defer earlyIn.Close()
 
-	c := &child{t: t, conn: conn, raw: os.NewFile(uintptr(raw), "ours"), cmd: exec.Command("/proc/self/exe")}
+	c := &child{t: t, conn: conn, raw: os.NewFile(uintptr(raw), "ours"), dir: dir, cmd: exec.Command("/proc/self/exe")}
 	c.cmd.Env = append(os.Environ(), roleVariable+"=service", planVariable+"="+filepath.Join(dir, "plan"),
 		fmt.Sprintf("HOLDFAST_HANDOVER=3,4,%d", os.Getpid()), "GORACE=atexit_sleep_ms=0")
 	c.cmd.Stdout, c.cmd.Stderr = &c.output, &c.output
@@ -88,6 +90,10 @@ func startChild(t *testing.T, p plan) *child {
 		defer stderr.Close()
 		_, _ = io.Copy(&log, stderr)
 	}()
+	c.stderr = func() []byte {
+		<-read
+		return log.Bytes()
+	}
 	t.Cleanup(func() {
 		if c.cmd.ProcessState == nil {
 			_ = c.cmd.Process.Kill()

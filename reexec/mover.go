@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,7 @@ type mover struct {
 // answers are what the other side says, as its reader passes it on.
 type answers struct {
 	taken  chan handover.Taken // has room for one
+	wanted atomic.Bool         // a frame was sent that has no answer yet
 	silent chan struct{}       // closed after the last one
 	gone   bool                // it has closed its end; set before silent is closed
 }
@@ -57,12 +59,12 @@ func (a *answers) add(f handover.Frame) error {
 	if err := f.Decode(&t); err != nil {
 		return err
 	}
-	select {
-	case a.taken <- t:
-		return nil
-	default:
+	// One that came before the frame would be taken for its answer.
+	if !a.wanted.CompareAndSwap(true, false) {
 		return fmt.Errorf("%w: unexpected %v", handover.ErrFrame, f.Kind)
 	}
+	a.taken <- t // has room: the mover reads an answer before it sends another frame
+	return nil
 }
 
 // end says why nothing more is read.
@@ -276,6 +278,7 @@ const (
 )
 
 func (m *mover) send(list handover.Connections, fds []int) error {
+	m.wanted.Store(true)
 	err := m.conn.Send(handover.KindConnections, list, fds...)
 	if !errors.Is(err, unix.ETOOMANYREFS) {
 		return err

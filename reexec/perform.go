@@ -24,6 +24,9 @@ const (
 	barrierTimeout = 30 * time.Second
 	// adoptTimeout bounds the wait for systemd to see the predecessor's death.
 	adoptTimeout = 10 * time.Second
+	// lingerTimeout is how long a predecessor may need to end once its sockets are
+	// closed.
+	lingerTimeout = 3 * time.Second
 	// undoGrace is what a dismissed successor has beyond its drain.
 	undoGrace = 2 * time.Second
 )
@@ -93,7 +96,7 @@ func (s *Service) perform(a machine.Action) {
 	case machine.AnnounceAdopted:
 		s.announceAdopted()
 	case machine.AnnounceStop:
-		s.tell(notify.Stopping(), notify.Status("stopping: "+r.reason))
+		s.tell(notify.Stopping(), notify.Status(oneLine("stopping: "+r.reason)))
 	case machine.TakeLease:
 		if r.orphaned && s.notifier.Enabled() {
 			s.mu.Lock()
@@ -385,7 +388,7 @@ func (s *Service) moveMain() {
 		s.run.owed = false
 		s.announceReloading()
 	}
-	status := fmt.Sprintf("running: %s (generation %d)", c.process.Version, c.process.Generation)
+	status := oneLine(fmt.Sprintf("running: %s (generation %d)", c.process.Version, c.process.Generation))
 	frozen, stop := context.WithTimeout(context.Background(), barrierTimeout)
 	wait, thaw := s.store.freeze(frozen)
 	s.run.thaw = thaw

@@ -59,6 +59,8 @@ type elder struct {
 // the predecessor hands over. It returns nil without an error when there is no
 // predecessor.
 func join(name, version string) (*predecessor, inherited, error) {
+	// Children of the service, which may be services themselves, do not need it.
+	_ = os.Unsetenv(executableVariable)
 	value, ok := os.LookupEnv(handoverVariable)
 	if !ok {
 		return nil, inherited{}, nil
@@ -280,12 +282,20 @@ func (p *predecessor) mover(log *slog.Logger) *mover {
 // listen reads what the predecessor says, until its end.
 func (p *predecessor) listen(tell report, adopt adopter, update updates, drained func(control.Drain)) {
 	defer close(p.ended)
-	promoted := false
+	promoted, dismissed := false, false
 	for {
 		f, files, err := p.conn.Receive()
+		if err == nil && f.Kind == handover.KindTaken {
+			closeFiles(files)
+			if err = p.answers.add(f); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			p.answers.end(err)
 			switch {
+			case errors.Is(err, io.EOF) && !promoted && !dismissed && !p.died(lingerTimeout):
+				tell(machine.Failed, fmt.Sprintf("predecessor (PID %d) closed the handover socket and lives on", p.process.PID))
 			case errors.Is(err, io.EOF):
 				tell(machine.Orphaned, fmt.Sprintf("predecessor (PID %d) is gone", p.process.PID))
 			case promoted || errors.Is(err, net.ErrClosed):
@@ -307,11 +317,6 @@ func (p *predecessor) listen(tell report, adopt adopter, update updates, drained
 		var why handover.Reason
 		_ = f.Decode(&why)
 		switch f.Kind {
-		case handover.KindTaken:
-			if err := p.answers.add(f); err != nil {
-				p.answers.end(err)
-				return
-			}
 		case handover.KindServe:
 			tell(machine.Serve, "")
 		case handover.KindPromote:
@@ -321,15 +326,33 @@ func (p *predecessor) listen(tell report, adopt adopter, update updates, drained
 			promoted = true
 			tell(machine.Promote, "")
 		case handover.KindUndo:
-			tell(machine.Undo, why.Reason)
+			dismissed = true
+			tell(machine.Undo, clip(why.Reason, maxReason))
 		case handover.KindStop:
-			tell(machine.Stop, why.Reason)
+			dismissed = true
+			tell(machine.Stop, clip(why.Reason, maxReason))
 		case handover.KindDrained:
 			var d handover.Drained
 			if f.Decode(&d) == nil {
 				drained(d.Drain)
 			}
 		}
+	}
+}
+
+// died says whether it has ended, and waits for that: a process closes its
+// sockets a moment before its end can be seen.
+func (p *predecessor) died(bound time.Duration) bool {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.pidfd.wait()
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(bound):
+		return false
 	}
 }
 

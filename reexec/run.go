@@ -478,7 +478,7 @@ func (s *Service) statusText() string {
 	defer s.mu.Unlock()
 	text := fmt.Sprintf("%s: %s (generation %d)", stateWord(s.state), s.opts.Version, s.generation)
 	if s.child != nil && s.state.Upgrading() {
-		return fmt.Sprintf("%s; %s (PID %d) is next", text, s.child.Version, s.child.PID)
+		return oneLine(fmt.Sprintf("%s; %s (PID %d) is next", text, s.child.Version, s.child.PID))
 	}
 	if v := s.last; v != nil && v.Outcome != control.Upgraded && s.state == machine.Serving {
 		what := "the new version"

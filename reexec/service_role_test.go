@@ -50,7 +50,7 @@ type plan struct {
 	// What it does at a moment: "panic: why", "exit: why", "hang", "stage" (report to the
 	// test and do as it says), or one of the moment's own.
 	Check string // in the pre-check; "ignore": does not call New; "mute": no answer
-	Early string // before New; "garbage", "close": on the handover socket
+	Early string // before New; "garbage", "close": on the handover socket; "hostile": see hostileSuccessors
 	Built string // after New
 	// HealthFile holds what the health check returns; "hang" means that it
 	// does not. An empty or missing file is good health.
@@ -228,6 +228,8 @@ func (p plan) do(what, moment string) error {
 			return err
 		}
 		select {}
+	case "hostile":
+		return beHostile(text)
 	case "close":
 		if err := unix.Close(3); err != nil {
 			return err

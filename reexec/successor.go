@@ -106,6 +106,7 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 		return nil, fmt.Errorf("start %s: %w", b.path, err)
 	}
 	raiseOOMScore(pid)
+	changed := b.unchanged()
 	c := &successor{
 		process: control.Process{PID: pid, Generation: s.generation + 1, Version: version},
 		conn:    conn,
@@ -123,6 +124,11 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 		c.relayEarly(earlyOut, s)
 	}()
 	go c.waitUntilGone(earlyDone)
+	if changed != nil {
+		// It has got nothing yet: what it needs is sent later.
+		c.kill()
+		return nil, changed
+	}
 	return c, nil
 }
 
@@ -291,6 +297,14 @@ func (c *successor) handOver(hello handover.Hello, list []passing) error {
 	if err != nil {
 		return err
 	}
+	// What was checked has said its name, and systemd is told of the process that
+	// was started.
+	if theirs.Name != hello.Name {
+		return fmt.Errorf("it says that it is the service %q, this is %q", theirs.Name, hello.Name)
+	}
+	if theirs.PID != c.process.PID {
+		return fmt.Errorf("PID %d has joined in its place: the program must be the service itself, not start it", theirs.PID)
+	}
 	c.mu.Lock()
 	c.version = version
 	c.mu.Unlock()
@@ -353,14 +367,15 @@ func (c *successor) orEOF(err error) error {
 
 func (c *successor) expect(k handover.Kind, v any) error {
 	f, files, err := c.conn.Receive()
+	for err == nil && f.Kind == handover.KindLeaving {
+		closeFiles(files)
+		c.note(f)
+		f, files, err = c.conn.Receive()
+	}
 	if err != nil {
 		return err
 	}
 	closeFiles(files)
-	if f.Kind == handover.KindLeaving {
-		c.note(f)
-		return c.expect(k, v)
-	}
 	if f.Kind != k {
 		return fmt.Errorf("%w: %v, want %v", handover.ErrFrame, f.Kind, k)
 	}
@@ -375,8 +390,8 @@ func (c *successor) note(f handover.Frame) (reason string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.leaving = r.Reason
-	return r.Reason
+	c.leaving = clip(r.Reason, maxReason)
+	return c.leaving
 }
 
 // mover moves connections to it; nil if it does not know how.
@@ -399,6 +414,7 @@ func (c *successor) readOne(tell report, adopt adopter, update updates) error {
 		adopt(c.conn, f, files)
 		return nil
 	case handover.KindTaken:
+		closeFiles(files)
 		return c.answers.add(f)
 	case handover.KindUpdate:
 		update.receive(f, files)
@@ -416,6 +432,7 @@ func (c *successor) readOne(tell report, adopt adopter, update updates) error {
 		if err := f.Decode(&b); err != nil {
 			return err
 		}
+		b.Ill = clip(b.Ill, maxReason)
 		c.mu.Lock()
 		c.wanting = b.Ill
 		c.mu.Unlock()
