@@ -22,6 +22,8 @@ const (
 	// maxPendingStates bounds what is kept for a client that reads slowly; of
 	// more states than these the oldest are dropped, never the verdict.
 	maxPendingStates = 64
+	// bodyTimeout bounds how long a request's body may take.
+	bodyTimeout = 5 * time.Second
 	// maxBody bounds the body of a request; no request has one.
 	maxBody = 4 << 10
 )
@@ -65,6 +67,11 @@ func NewHandler(b Backend) http.Handler { return handler{b} }
 type handler struct{ backend Backend }
 
 func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// The deadline of the header is over by now, and net/http, too, reads what a
+	// client has announced. It sets another one for the next request.
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
 	version, resource, ok := splitPath(r.URL.Path)
 	switch {
 	case !ok:
@@ -107,6 +114,9 @@ func (h handler) upgrade(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusBadRequest, &Error{Message: "read the body of the request: " + err.Error()})
 		return
 	}
+	rc := http.NewResponseController(w)
+	// From here on a read only notices that the client is gone.
+	_ = rc.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
 
@@ -120,7 +130,6 @@ func (h handler) upgrade(w http.ResponseWriter, r *http.Request) {
 		queue.verdict(verdict)
 	}()
 
-	rc := http.NewResponseController(w)
 	// The header goes out at once: it tells the client that the attempt has
 	// begun.
 	if rc.Flush() != nil {
