@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
@@ -39,6 +42,33 @@ func TestEnvironmentOfChildren(t *testing.T) {
 	t.Setenv("LD_PRELOAD", "/tmp/of-a-plugin.so")
 	if i := slices.Index(environ, "LD_PRELOAD=/tmp/of-a-plugin.so"); i >= 0 {
 		t.Error("a change of this process's environment would go on to the next version")
+	}
+}
+
+// A value that a grandchild has found, with a socket of the right kind under that
+// number, makes nobody a successor: the socket is not of the process that it names.
+func TestSocketOfAnotherProcess(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	t.Setenv(handoverVariable, fmt.Sprintf("%d,%d,%d", pair[0], pair[1], os.Getppid()))
+	t.Setenv(executableVariable, "/bin/sh")
+	want := fmt.Sprintf("the socket is of PID %d: unset the variable in children of the service", os.Getpid())
+	if _, _, err := join("myapp", "1"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+	for _, name := range []string{handoverVariable, executableVariable} {
+		if value, ok := os.LookupEnv(name); ok {
+			t.Errorf("children would find %s=%s", name, value)
+		}
+	}
+	for _, fd := range pair {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			t.Errorf("descriptor %d was closed under its owner: %v", fd, err)
+		}
 	}
 }
 

@@ -64,7 +64,7 @@ func TestHostileSuccessors(t *testing.T) {
 	clients := startLoad(t, s.url("/echo"), 2)
 	for _, name := range slices.Sorted(maps.Keys(hostileSuccessors)) {
 		before := descriptors(t, s.first)
-		s.release("hostile", func(p *plan) { p.Early = "hostile: " + name })
+		s.release("hostile\nMAINPID=1", func(p *plan) { p.Early = "hostile: " + name })
 		v, _ := s.upgrade()
 		if v.Outcome == control.Upgraded || !strings.Contains(v.Reason, want[name]) || want[name] == "" {
 			t.Errorf("%q: verdict %q because %.300q; want %q", name, v.Outcome, v.Reason, want[name])
@@ -85,6 +85,19 @@ func TestHostileSuccessors(t *testing.T) {
 		}
 	}
 	clients.mustBeWhole()
+	// What they say of themselves is text in a status, and nothing else.
+	said := 0
+	for _, m := range s.notify.Messages() {
+		if m.Has("MAINPID") || m.Has("ERRNO") {
+			t.Errorf("systemd was told %v", m)
+		}
+		if text, _ := m.Value("STATUS"); strings.Contains(text, "hostile MAINPID=1") {
+			said++
+		}
+	}
+	if said < len(hostileSuccessors) {
+		t.Errorf("%d lines of status name the version, want %d or more", said, len(hostileSuccessors))
+	}
 	s.release("v2", nil)
 	s.mustUpgrade()
 }

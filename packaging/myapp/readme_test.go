@@ -116,26 +116,41 @@ func output(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// Every test that the README names exists, in the file that it names.
+// pages are those whose claims name the tests that show them.
+var pages = []string{"README.md", "reexec/SECURITY.md"}
+
+// Every test that a page names exists, in the file that it names.
 func TestReadmeNamesTests(t *testing.T) {
-	var (
-		text     = read(t, "README.md")
-		nameRE   = regexp.MustCompile("`(Test\\w+)`")
-		namedRE  = regexp.MustCompile("(`Test\\w+`(?:, `Test\\w+`)*) \\(([\\w/]+_test\\.go)\\)")
-		found    = 0
-		allNames = len(nameRE.FindAllString(text, -1))
-	)
-	for _, named := range namedRE.FindAllStringSubmatch(text, -1) {
-		source := read(t, named[2])
-		for _, name := range nameRE.FindAllStringSubmatch(named[1], -1) {
-			found++
-			if !strings.Contains(source, "\nfunc "+name[1]+"(t *testing.T)") {
-				t.Errorf("README.md names %s in %s, which has no such test", name[1], named[2])
+	nameRE := regexp.MustCompile("`(Test\\w+)`")
+	namedRE := regexp.MustCompile("(`Test\\w+`(?:, `Test\\w+`)*) \\(([\\w/]+_test\\.go)\\)")
+	for _, page := range pages {
+		text, found := read(t, page), 0
+		for _, named := range namedRE.FindAllStringSubmatch(text, -1) {
+			source := read(t, named[2])
+			for _, name := range nameRE.FindAllStringSubmatch(named[1], -1) {
+				found++
+				if !strings.Contains(source, "\nfunc "+name[1]+"(t *testing.T)") {
+					t.Errorf("%s names %s in %s, which has no such test", page, name[1], named[2])
+				}
 			}
 		}
+		if all := len(nameRE.FindAllString(text, -1)); found != all || found == 0 {
+			t.Errorf("%s names %d tests, %d of them with a file", page, all, found)
+		}
 	}
-	if found != allNames || found == 0 {
-		t.Errorf("README.md names %d tests, %d of them with a file", allNames, found)
+}
+
+// Every function that the page about security names exists, in the file that it names.
+func TestSecurityNamesFunctions(t *testing.T) {
+	const page = "reexec/SECURITY.md"
+	named := regexp.MustCompile("`([\\w/]+\\.go):(\\w+)`").FindAllStringSubmatch(read(t, page), -1)
+	if len(named) == 0 {
+		t.Errorf("%s names no functions", page)
+	}
+	for _, n := range named {
+		if !regexp.MustCompile(`(?m)^func (\(\w+ \*?\w+\) )?` + n[2] + `\(`).MatchString(read(t, n[1])) {
+			t.Errorf("%s names %s in %s, which has no such function", page, n[2], n[1])
+		}
 	}
 }
 
