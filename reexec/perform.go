@@ -112,6 +112,8 @@ func (s *Service) perform(a machine.Action) {
 		s.lease.Store(false)
 		s.states.lease.set(leaseNone)
 		s.store.take(false, false)
+	case machine.Commit:
+		// There is nothing registered to commit yet.
 	case machine.BecomeMain:
 		s.becomeMain()
 	case machine.Retire:

@@ -65,6 +65,21 @@ const (
 	DrainNow
 	// Abandon cuts what is left.
 	Abandon
+	// Empty stops accepting, gathers the idle connections for the next version
+	// and waits for the rest, leading clients away; gives Drained.
+	Empty
+	// Commit saves the service's states and has systemd keep them. Without the
+	// lease it does nothing.
+	Commit
+	// Execute runs the checked binary in this process; gives Unexecuted when
+	// that fails, and Stop when one came before it. It does not come back
+	// otherwise: the process begins anew in [Renewed].
+	Execute
+	// Revert does so with the program that runs now.
+	Revert
+	// Conclude takes the verdict over that the version before wrote down for
+	// this one: upgraded, or refused after a Revert.
+	Conclude
 	// ReplyUpgraded, ReplyRefused, ReplyRolledBack and ReplyStopped answer
 	// whoever asked for the upgrade under way.
 	ReplyUpgraded
@@ -90,6 +105,7 @@ var actionNames = [Actions]string{
 	"tell promote", "tell undo", "tell stop", "accept", "pause", "name self",
 	"name successor", "move main", "announce", "announce adopted", "announce stop",
 	"take lease", "drop lease", "become main", "retire", "drain", "drain now", "abandon",
+	"empty", "commit", "execute", "revert", "conclude",
 	"reply upgraded", "reply refused", "reply rolled back", "reply stopped",
 	"hold", "exit", "exit failed",
 }

@@ -6,8 +6,9 @@
 // model explores it exhaustively together with models of systemd and of the
 // reload client.
 //
-// A generation starts in [Booting] when systemd started it and in [Joining]
-// when a predecessor did. It is main from [Serving] on, plays the
+// A generation starts in [Booting] when systemd started it, in [Joining] when a
+// predecessor did, and in [Renewed] when it was executed in its predecessor's
+// process. It is main from [Serving] on, plays the
 // predecessor's part from [Checking] to [Promoting], and ends in [Gone].
 //
 // # Rules that the table keeps
@@ -26,5 +27,7 @@
 //     both occasions.
 //   - The predecessor drops the lease on the service's state before it tells
 //     the successor that it is main, so there is never a second writer.
+//   - In place, states are committed when nothing is left that could change
+//     them, and before execve(2): what comes after it may crash.
 //   - Once told to stop, a generation never accepts again.
 package machine

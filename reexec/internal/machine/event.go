@@ -16,8 +16,12 @@ const (
 	Failed
 	// Upgrade: SIGUSR2, or a request on the control socket.
 	Upgrade
-	// Fit: the new binary passed the pre-check.
+	// Fit: the new binary passed the pre-check, and is to run beside this one.
 	Fit
+	// FitInPlace: it passed, and is to run in this process.
+	FitInPlace
+	// FitToRestart: it passed, and the service manager is to start it.
+	FitToRestart
 	// Unfit: the new binary was refused, or the check timed out.
 	Unfit
 	// Ready: the successor is ready to accept.
@@ -34,6 +38,8 @@ const (
 	Moved
 	// Unmoved: MAINPID= could not be sent.
 	Unmoved
+	// Unexecuted: execve(2) came back.
+	Unexecuted
 	// Serve: the predecessor says: accept.
 	Serve
 	// Promote: the predecessor says: you are main.
@@ -54,8 +60,9 @@ const (
 )
 
 var eventNames = [Events]string{
-	"built", "failed", "upgrade", "fit", "unfit", "ready", "ill", "hung", "died",
-	"deadline", "moved", "unmoved", "serve", "promote", "undo", "orphaned", "stop",
+	"built", "failed", "upgrade", "fit", "fit in place",
+	"fit to restart", "unfit", "ready", "ill", "hung", "died",
+	"deadline", "moved", "unmoved", "unexecuted", "serve", "promote", "undo", "orphaned", "stop",
 	"hurry", "drained",
 }
 

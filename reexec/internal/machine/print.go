@@ -49,11 +49,11 @@ func (t *Table) WriteCells(w io.Writer) error {
 			c := t[s][e]
 			switch {
 			case c.Never:
-				fmt.Fprintf(&b, "  %-9v cannot come: %s\n", e, c.Why)
+				fmt.Fprintf(&b, "  %-14v cannot come: %s\n", e, c.Why)
 			case c.Why != "":
-				fmt.Fprintf(&b, "  %-9v ignored: %s\n", e, c.Why)
+				fmt.Fprintf(&b, "  %-14v ignored: %s\n", e, c.Why)
 			default:
-				fmt.Fprintf(&b, "  %-9v -> %-10v %s\n", e, c.Next, join(c.Do))
+				fmt.Fprintf(&b, "  %-14v -> %-10v %s\n", e, c.Next, join(c.Do))
 			}
 		}
 	}
@@ -76,6 +76,9 @@ func (t *Table) WriteMermaid(w io.Writer) error {
 	b.WriteString("stateDiagram-v2\n")
 	b.WriteString("    [*] --> booting : systemd\n")
 	b.WriteString("    [*] --> joining : predecessor\n")
+	b.WriteString("    [*] --> renewed : execve\n")
+	b.WriteString("    executing --> [*] : execve\n")
+	b.WriteString("    reverting --> [*] : execve\n")
 	for s := range States {
 		for next := range States {
 			var events []string

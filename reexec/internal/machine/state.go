@@ -27,6 +27,18 @@ const (
 	Probation
 	// Promoting: MAINPID= is on its way to systemd.
 	Promoting
+	// Emptying: main, in place; accepts nothing and answers what it has before
+	// the new version is executed in this process.
+	Emptying
+	// Executing: main, in place; nothing is left to answer, and execve(2) is
+	// under way.
+	Executing
+	// Reverting: the new version could not be executed; the running program is,
+	// again.
+	Reverting
+	// Renewed: executed in place by the version before, whose process this was;
+	// builds, accepts nothing.
+	Renewed
 	// Draining: the successor is main; what is left gets its answer.
 	Draining
 	// Resigning: undone before it was main; what it accepted gets its answer.
@@ -41,7 +53,8 @@ const (
 
 var stateNames = [States]string{
 	"booting", "joining", "offered", "trial", "serving", "checking", "starting",
-	"probation", "promoting", "draining", "resigning", "stopping", "gone",
+	"probation", "promoting", "emptying", "executing",
+	"reverting", "renewed", "draining", "resigning", "stopping", "gone",
 }
 
 func (s State) String() string {
@@ -55,7 +68,7 @@ func (s State) String() string {
 // on leaving, so no timer can outlive its state.
 func (s State) Timed() bool {
 	switch s {
-	case Starting, Probation, Draining, Resigning, Stopping:
+	case Starting, Probation, Emptying, Renewed, Draining, Resigning, Stopping:
 		return true
 	}
 	return false
@@ -70,11 +83,13 @@ func (s State) Accepts() bool {
 	return false
 }
 
-// Main says whether a generation in s holds itself to be main. In [Promoting]
-// systemd may already have moved on, so nothing but the barrier is sent.
+// Main says whether a generation in s holds itself to be main and serves the
+// control socket. In [Promoting] systemd may already have moved on, so nothing
+// but the barrier is sent. In [Renewed] systemd knows the process for main, but
+// the version has yet to be ready.
 func (s State) Main() bool {
 	switch s {
-	case Serving, Checking, Starting, Probation, Promoting:
+	case Serving, Checking, Starting, Probation, Promoting, Emptying, Executing, Reverting:
 		return true
 	}
 	return false
@@ -84,7 +99,17 @@ func (s State) Main() bool {
 // request for one is answered with busy.
 func (s State) Upgrading() bool {
 	switch s {
-	case Checking, Starting, Probation, Promoting:
+	case Checking, Starting, Probation, Promoting, Emptying, Executing, Reverting:
+		return true
+	}
+	return false
+}
+
+// Inherits says whether a signal that comes in s is kept for the time when this
+// generation, or the one that follows, is main.
+func (s State) Inherits() bool {
+	switch s {
+	case Offered, Trial, Promoting, Renewed:
 		return true
 	}
 	return false

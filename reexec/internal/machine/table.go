@@ -54,7 +54,8 @@ var (
 		Undo:     ignore("too late: main answers to no predecessor"),
 		Orphaned: ignore("the elder generation has drained and gone"),
 	}
-	noCheck   = row{Fit: never("no check runs"), Unfit: never("no check runs")}
+	noCheck   = row{Fit: never("no check runs"), FitInPlace: never("no check runs"), FitToRestart: never("no check runs"), Unfit: never("no check runs")}
+	noExecve  = row{Unexecuted: never("nothing is executed in place")}
 	noMove    = row{Moved: never("MAINPID= was not sent"), Unmoved: never("MAINPID= was not sent")}
 	noDrain   = row{Drained: never("nothing drains")}
 	noTimer   = row{Deadline: never("no timer runs")}
@@ -66,12 +67,12 @@ var (
 	almostMain = row{Upgrade: stay(Hold)}
 
 	// Successors before they are main.
-	joined = merge(noSuccessor, noCheck, noMove, noTimer, notMain)
+	joined = merge(noSuccessor, noCheck, noMove, noExecve, noTimer, notMain)
 	// Main, whatever it is doing about an upgrade.
-	mainRow = merge(noSuccessor, noPredecessor, noCheck, noMove, noDrain, noTimer, builtOnce, busy,
+	mainRow = merge(noSuccessor, noPredecessor, noCheck, noMove, noExecve, noDrain, noTimer, builtOnce, busy,
 		row{Failed: to(Gone, ExitFailed)})
 	// Processes that only finish what they have.
-	ending = merge(noSuccessor, noPredecessor, noCheck, noMove, builtOnce, notMain, row{
+	ending = merge(noSuccessor, noPredecessor, noCheck, noMove, noExecve, builtOnce, notMain, row{
 		Serve:    ignore("it accepts nothing any more"),
 		Promote:  ignore("it accepts nothing any more"),
 		Undo:     ignore("it is leaving"),
@@ -92,7 +93,7 @@ func with(first []Action, more ...Action) []Action {
 }
 
 var rows = map[State]row{
-	Booting: merge(noSuccessor, noPredecessor, noCheck, noMove, noDrain, noTimer, row{
+	Booting: merge(noSuccessor, noPredecessor, noCheck, noMove, noExecve, noDrain, noTimer, row{
 		Built:   to(Serving, TakeLease, NameSelf, Accept, BecomeMain, Announce),
 		Failed:  to(Gone, ExitFailed),
 		Upgrade: ignore("not serving yet: there is nothing to upgrade from"),
@@ -142,10 +143,13 @@ var rows = map[State]row{
 		Hurry:   to(Stopping, AnnounceStop, DrainNow),
 	}),
 	Checking: merge(mainRow, row{
-		Fit:   to(Starting, Start),
-		Unfit: to(Serving, ReplyRefused),
-		Stop:  to(Stopping, CancelCheck, ReplyStopped, DrainNow),
-		Hurry: to(Stopping, CancelCheck, ReplyStopped, DrainNow),
+		Fit:        to(Starting, Start),
+		FitInPlace: to(Emptying, Empty),
+		// Only the service manager can do it; the reason of the verdict says how.
+		FitToRestart: to(Serving, ReplyRefused),
+		Unfit:        to(Serving, ReplyRefused),
+		Stop:         to(Stopping, CancelCheck, ReplyStopped, DrainNow),
+		Hurry:        to(Stopping, CancelCheck, ReplyStopped, DrainNow),
 	}),
 	Starting: merge(mainRow, row{
 		Ready: to(Probation, NameSuccessor, TellServe, Pause),
@@ -180,6 +184,42 @@ var rows = map[State]row{
 		Hurry:   to(Stopping, TellStop, ReplyStopped, DrainNow),
 	}),
 
+	Emptying: merge(mainRow, row{
+		Drained:  to(Executing, Commit, Execute),
+		Deadline: to(Executing, Abandon, Commit, Execute),
+		Stop:     to(Stopping, ReplyStopped, DrainNow),
+		Hurry:    to(Stopping, ReplyStopped, DrainNow),
+	}),
+	// What this process had is closed or gathered, so there is no way back to
+	// serving but through execve(2): of the running program, if the new one
+	// cannot be executed. That file is open and runs, whatever became of its path.
+	Executing: merge(mainRow, row{
+		Drained:    ignore("it was cut at the deadline"),
+		Unexecuted: to(Reverting, Revert),
+		Stop:       to(Gone, ReplyStopped, Exit),
+		Hurry:      to(Gone, ReplyStopped, Exit),
+	}),
+	Reverting: merge(mainRow, row{
+		Drained: ignore("it was cut at the deadline"),
+		// The manager starts the service anew; sockets and states wait for it.
+		Unexecuted: to(Gone, ReplyRefused, ExitFailed),
+		Stop:       to(Gone, ReplyStopped, Exit),
+		Hurry:      to(Gone, ReplyStopped, Exit),
+	}),
+	// It has accepted nothing but idle connections, so that a stop ends it at
+	// once. There is nobody to go back to: what fails here ends the process, and
+	// the manager starts the service anew.
+	Renewed: merge(noSuccessor, noPredecessor, noCheck, noMove, noExecve, noDrain, row{
+		Built:    to(Serving, TakeLease, NameSelf, Conclude, Accept, BecomeMain, Announce),
+		Failed:   to(Gone, ExitFailed),
+		Deadline: to(Gone, ExitFailed),
+		Upgrade:  stay(Hold),
+		Stop:     to(Gone, Exit),
+		Hurry:    to(Gone, Exit),
+		Serve:    never("it has no predecessor"), Promote: never("it has no predecessor"),
+		Undo: never("it has no predecessor"), Orphaned: never("it has no predecessor"),
+	}),
+
 	Draining: merge(ending, row{
 		Died: ignore("systemd sees main's death itself and restarts the unit"),
 		Stop: to(Stopping, DrainNow),
@@ -190,11 +230,15 @@ var rows = map[State]row{
 	// systemd sends SIGTERM twice when main goes first (FINAL_SIGTERM); what is
 	// being answered gets its answer all the same, the deadline bounds it.
 	Stopping: merge(ending, row{
-		Stop: stay(DrainNow),
+		Stop:     stay(DrainNow),
+		Drained:  to(Gone, Commit, Exit),
+		Deadline: to(Gone, Abandon, Commit, Exit),
+		Hurry:    to(Gone, Abandon, Commit, Exit),
 		// What the successor's process was told survives in the socket; the
 		// barrier's return means nothing any more.
 		Moved: ignore("stop won"), Unmoved: ignore("stop won"),
-		Fit: ignore("stop won"), Unfit: ignore("stop won"),
+		Fit: ignore("stop won"), FitInPlace: ignore("stop won"), FitToRestart: ignore("stop won"),
+		Unfit: ignore("stop won"), Unexecuted: ignore("stop won"),
 	}),
 }
 

@@ -91,8 +91,8 @@ func walk(depth int, from machine.State, visit func(trace []machine.Event, s mac
 }
 
 func TestStopAlwaysWins(t *testing.T) {
-	for _, from := range []machine.State{machine.Booting, machine.Joining} {
-		n := walk(9, from, func(trace []machine.Event, s machine.State, do []machine.Action) {
+	for _, from := range []machine.State{machine.Booting, machine.Joining, machine.Renewed} {
+		n := walk(8, from, func(trace []machine.Event, s machine.State, do []machine.Action) {
 			i := slices.Index(trace, machine.Stop)
 			if i < 0 || s == machine.Stopping || s == machine.Gone {
 				return
@@ -113,7 +113,7 @@ func TestFactsOfStates(t *testing.T) {
 			}
 			// A change in accepting is always an action of the cell.
 			if s.Accepts() && !next.Accepts() && next != machine.Gone &&
-				!has(machine.Pause) && !has(machine.Drain) && !has(machine.DrainNow) {
+				!has(machine.Pause) && !has(machine.Drain) && !has(machine.DrainNow) && !has(machine.Empty) {
 				t.Errorf("%v on %v: goes on accepting in %v", s, e, next)
 			}
 			if !s.Accepts() && next.Accepts() && !has(machine.Accept) {
@@ -138,6 +138,13 @@ func TestFactsOfStates(t *testing.T) {
 			if (next == machine.Draining || next == machine.Resigning || next == machine.Stopping) && next != s &&
 				!has(machine.Drain) && !has(machine.DrainNow) {
 				t.Errorf("%v on %v: waits in %v for a drain that nobody began", s, e, next)
+			}
+			if next == machine.Emptying && next != s && !has(machine.Empty) {
+				t.Errorf("%v on %v: waits in %v for a drain that nobody began", s, e, next)
+			}
+			// What is executed may crash at once; the states must be safe then.
+			if i, j := slices.Index(do, machine.Execute), slices.Index(do, machine.Commit); i >= 0 && (j < 0 || j > i) {
+				t.Errorf("%v on %v: executes before the states are committed", s, e)
 			}
 			// sd_notify(3): STOPPING=1 from an old process stops the unit.
 			if has(machine.AnnounceStop) && s != machine.Serving {
