@@ -109,7 +109,7 @@ func (s State) Upgrading() bool {
 // generation, or the one that follows, is main.
 func (s State) Inherits() bool {
 	switch s {
-	case Offered, Trial, Promoting, Renewed:
+	case Offered, Trial, Promoting, Executing, Reverting, Renewed:
 		return true
 	}
 	return false

@@ -4,6 +4,9 @@ package model
 
 import (
 	"fmt"
+	"hash/maphash"
+	"math/bits"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
@@ -28,46 +31,59 @@ func (v *Violation) Error() string {
 // Explore visits every world that can be reached from start, breadth first,
 // and checks the promises in each. The error is a *Violation.
 func Explore(table *machine.Table, start World) (Result, error) {
+	// How a world was reached first, by its number. Millions of worlds are told
+	// apart by a hash of 128 bits: the worlds themselves would not fit.
 	type parent struct {
-		from World
-		name string
+		from int32
+		name label
+	}
+	type numbered struct {
+		World
+		number int32
 	}
 	var res Result
-	seen := map[World]parent{start: {}}
-	trace := func(w World) []string {
-		var names []string
-		for w != start {
-			p := seen[w]
-			names = append([]string{p.name}, names...)
-			w = p.from
-		}
-		return names
+	seeds := [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	seen := map[[2]uint64]struct{}{}
+	parents := []parent{{from: -1}}
+	isNew := func(w World) bool {
+		key := [2]uint64{maphash.Comparable(seeds[0], w), maphash.Comparable(seeds[1], w)}
+		before := len(seen)
+		seen[key] = struct{}{}
+		return len(seen) > before
 	}
-	for frontier := []World{start}; len(frontier) > 0; {
-		var next []World
+	broken := func(promise error, w numbered) error {
+		var names []string
+		for n := w.number; parents[n].from >= 0; n = parents[n].from {
+			names = append(names, parents[n].name.String())
+		}
+		slices.Reverse(names)
+		return &Violation{promise, names, w.World}
+	}
+	isNew(start)
+	x := explorer{table: table}
+	for frontier := []numbered{{start, 0}}; len(frontier) > 0; {
+		var next []numbered
 		for _, w := range frontier {
 			res.States++
-			if err := always(w); err != nil {
-				return res, &Violation{err, trace(w), w}
+			if err := always(w.World); err != nil {
+				return res, broken(err, w)
 			}
-			x := explorer{table: table}
-			steps := x.successors(w)
 			quiet := true
-			for _, s := range steps {
+			for _, s := range x.successors(w.World) {
 				res.Steps++
-				quiet = quiet && (s.Fault || strings.Contains(s.Name, "client asks") || strings.Contains(s.Name, "SIGUSR2") || s.Name == "systemctl stop")
-				if _, ok := seen[s.Next]; !ok {
-					seen[s.Next] = parent{w, s.Name}
-					next = append(next, s.Next)
+				quiet = quiet && (s.fault || s.outside)
+				if isNew(s.next) {
+					next = append(next, numbered{s.next, int32(len(parents))})
+					parents = append(parents, parent{w.number, s.label})
 				}
 			}
 			if x.err != nil {
-				return res, &Violation{x.err, trace(w), w}
+				return res, broken(x.err, w)
 			}
 			if quiet {
 				res.Ends++
-				if err := atRest(w); err != nil {
-					return res, &Violation{err, trace(w), w}
+				if err := atRest(w.World); err != nil {
+					return res, broken(err, w)
 				}
 			}
 		}
@@ -92,6 +108,9 @@ func always(w World) error {
 		if g.alive && g.accepts && g.stopped {
 			return fmt.Errorf("stop always wins: generation %d accepts after it was told to stop", i)
 		}
+	}
+	if w.reported > 0 && w.store>>w.reported == 0 {
+		return fmt.Errorf("no committed state is lost: commit %d was reported, the store has %04b", w.reported, w.store)
 	}
 	if writers > 1 {
 		return fmt.Errorf("state has one writer: %d generations hold the lease", writers)
@@ -156,6 +175,10 @@ func atRest(w World) error {
 		return fmt.Errorf("nobody may write the state")
 	case g.asked:
 		return fmt.Errorf("no request without a verdict")
+	case g.putting:
+		return fmt.Errorf("a commit waits for ever")
+	case bits.OnesCount8(w.store) > 1 && !w.excused:
+		return fmt.Errorf("the store fills: it has %04b, and no fault explains it", w.store)
 	// One case is not mended: the reload command is killed in probation (so
 	// systemd adopts the successor), a SIGUSR2 by hand came as well, and then
 	// the successor is undone: our READY=1 is refused in between.

@@ -8,18 +8,45 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
 )
 
-// Step is one thing that can happen in a world, and the world after it.
-type Step struct {
-	Name string
-	// Fault marks what is not part of a normal run.
-	Fault bool
-	Next  World
+// step is one thing that can happen in a world, and the world after it.
+type step struct {
+	label
+	kind
+	next World
 }
+
+// label names a step. It becomes text only when it is printed.
+type label struct {
+	who, about int8 // generations; about is none where there is one only
+	text       string
+}
+
+func (l label) String() string {
+	text := l.text
+	if l.who != none {
+		text = fmt.Sprintf("%d: %s", l.who, text)
+	}
+	if l.about != none {
+		text = fmt.Sprintf("%s %d", text, l.about)
+	}
+	return text
+}
+
+// kind marks what does not come by itself: faults, and what others than the
+// service, systemd and the reload client may do.
+type kind struct{ fault, outside bool }
+
+var (
+	normal  = kind{}
+	fault   = kind{fault: true}
+	outside = kind{outside: true}
+)
 
 // explorer carries the table through the successor function.
 type explorer struct {
 	table *machine.Table
-	err   error // a property broken inside a step
+	steps []step // reused
+	err   error  // a property broken inside a step
 }
 
 func (x *explorer) fail(format string, args ...any) {
@@ -110,8 +137,31 @@ func (x *explorer) perform(w *World, i int8, a machine.Action) {
 		g.accepts = false
 	case machine.Drain, machine.DrainNow:
 		g.accepts, g.drainBegun = false, true
+	case machine.Empty:
+		g.accepts, g.drainBegun = false, true
 	case machine.Abandon:
 		g.drainBegun = false
+	case machine.Commit:
+		if g.lease && !g.putting && w.commits > 0 {
+			x.beginCommit(w, i)
+		}
+	case machine.Execute:
+		g.execve = executeNext
+		if g.owed {
+			g.owed, g.bySignal = false, true
+			w.notify.push(notification(tellReloading, i, 0))
+		}
+	case machine.Revert:
+		g.execve = executeSelf
+	case machine.Conclude:
+		if !g.asked {
+			x.fail("generation %d takes a verdict over that nobody asked for", i)
+		}
+		g.asked, g.reverted, g.bySignal = false, false, false // READY=1 follows
+		w.verdicts++
+		if w.server == i && w.client == clientWaiting {
+			w.client = clientAnswered
+		}
 	case machine.NameSelf:
 		w.pidFile = i
 	case machine.NameSuccessor:
@@ -151,6 +201,71 @@ func (x *explorer) perform(w *World, i int8, a machine.Action) {
 	}
 }
 
+// beginCommit puts a new entry into the store: push, barrier, and only then
+// the old one is removed.
+func (x *explorer) beginCommit(w *World, i int8) {
+	g := &w.gen[i]
+	if !g.lease {
+		x.fail("state has one writer: generation %d commits and does not hold the lease", i)
+	}
+	w.commits--
+	w.seq++
+	g.putting, g.putSeq = true, w.seq
+	if w.bug == RemoveFirst {
+		w.notify.push(notification(tellRemove, i, int8(w.seq)))
+	}
+	w.notify.push(notification(tellPut, i, int8(w.seq)))
+	w.notify.push(notification(tellPutBarrier, i, int8(w.seq)))
+	if w.bug == NoBarrier {
+		w.reported = w.seq
+	}
+}
+
+// endCommit is what a generation does when the barrier of its commit returns.
+// Whether systemd has kept the descriptor it learns from a probe.
+func (x *explorer) endCommit(n *World, i int8, seq uint8) {
+	g := &n.gen[i]
+	if !g.alive || !g.putting || g.putSeq != seq {
+		return
+	}
+	g.putting = false
+	if n.store&(1<<seq) != 0 {
+		n.reported = max(n.reported, seq)
+		if n.bug != RemoveFirst {
+			n.notify.push(notification(tellRemove, i, int8(seq)))
+		}
+	}
+}
+
+// mayCommit says whether the service's call of Commit goes through.
+func (w *World) mayCommit(i int8) bool {
+	g := &w.gen[i]
+	if g.putting || g.adopting || w.commits == 0 {
+		return false
+	}
+	if w.bug == CommitOnTrial && g.state == machine.Trial {
+		return true
+	}
+	switch g.state {
+	case machine.Promoting:
+		return g.lease && w.bug == CommitWhileMoving
+	case machine.Executing, machine.Reverting, machine.Stopping:
+		return false
+	}
+	return g.lease
+}
+
+// execute replaces the program of a process by the next one.
+func (x *explorer) execute(n *World, i int8) {
+	g := &n.gen[i]
+	n.gen[i] = generation{
+		exists: true, alive: true, state: machine.Renewed, pred: none, succ: none,
+		asked: g.asked, early: g.early, bySignal: g.bySignal, reverted: g.execve == executeSelf,
+		// A stop that nobody has read would be pending still.
+		stopped: g.stopped,
+	}
+}
+
 func (x *explorer) reply(w *World, i int8, a machine.Action) {
 	g := &w.gen[i]
 	if !g.asked {
@@ -167,7 +282,9 @@ func (x *explorer) reply(w *World, i int8, a machine.Action) {
 			x.fail("verdict upgraded, but main is %d", w.main)
 		}
 	case machine.ReplyRefused, machine.ReplyRolledBack:
-		if g.state != machine.Serving || (a == machine.ReplyRolledBack && w.pidFile != i) {
+		// One that cannot execute anything ends, and says so.
+		last := g.state == machine.Gone && a == machine.ReplyRefused
+		if g.state != machine.Serving && !last || (a == machine.ReplyRolledBack && w.pidFile != i) {
 			x.fail("%v by a generation in %v, PID file names %d", a, g.state, w.pidFile)
 		}
 	}
@@ -197,6 +314,7 @@ func (x *explorer) die(w *World, i int8) {
 	}
 	g.alive, g.hung, g.accepts, g.lease, g.drainBegun = false, false, false, false, false
 	g.adopting, g.moving, g.unmoved = false, false, false
+	g.execve, g.putting = noExecve, false
 	g.state = machine.Gone
 	g.down = queue{}
 	w.dead |= 1 << i
@@ -207,20 +325,19 @@ func (x *explorer) die(w *World, i int8) {
 }
 
 // successors lists every step that is possible in w.
-func (x *explorer) successors(w World) []Step {
-	var out []Step
-	add := func(name string, fault bool, change func(*World)) {
+func (x *explorer) successors(w World) []step {
+	out := x.steps[:0]
+	defer func() { x.steps = out }()
+	add := func(who int8, text string, about int8, k kind, change func(*World)) {
 		n := w
+		if k.fault {
+			n.faults--
+		}
 		change(&n)
-		out = append(out, Step{name, fault, n})
+		out = append(out, step{label{who, about, text}, k, n})
 	}
-	event := func(i int8, e machine.Event, fault bool) {
-		add(fmt.Sprintf("%d: %v", i, e), fault, func(n *World) {
-			if fault {
-				n.faults--
-			}
-			x.deliver(n, i, e)
-		})
+	event := func(i int8, e machine.Event, k kind) {
+		add(i, e.String(), none, k, func(n *World) { x.deliver(n, i, e) })
 	}
 
 	for i := range int8(Slots) {
@@ -229,70 +346,98 @@ func (x *explorer) successors(w World) []Step {
 			continue
 		}
 		if w.faults > 0 {
-			add(fmt.Sprintf("%d: SIGKILL", i), true, func(n *World) {
-				n.faults--
+			add(i, "SIGKILL", none, fault, func(n *World) {
 				n.excused = true
 				n.mainDied = n.mainDied || hitsMain(n, i)
 				x.die(n, i)
 			})
 			if g.pred != none && !g.hung {
-				add(fmt.Sprintf("%d: hangs", i), true, func(n *World) { n.faults--; n.excused = true; n.gen[i].hung = true })
+				add(i, "hangs", none, fault, func(n *World) { n.excused = true; n.gen[i].hung = true })
 			}
 		}
 		if g.hung {
 			continue
 		}
 		switch g.state {
-		case machine.Booting, machine.Joining:
-			event(i, machine.Built, false)
+		case machine.Booting, machine.Joining, machine.Renewed:
+			event(i, machine.Built, normal)
+			if g.state == machine.Renewed && w.faults > 0 {
+				add(i, machine.Deadline.String(), none, fault, func(n *World) {
+					n.mainDied = true
+					x.deliver(n, i, machine.Deadline)
+				})
+			}
 			if w.faults > 0 {
-				add(fmt.Sprintf("%d: failed", i), true, func(n *World) {
-					n.faults--
+				add(i, "failed", none, fault, func(n *World) {
 					n.mainDied = n.mainDied || hitsMain(n, i)
 					x.deliver(n, i, machine.Failed)
 				})
 			}
 		case machine.Trial:
 			if w.faults > 0 {
-				add(fmt.Sprintf("%d: falls ill", i), true, func(n *World) { n.faults--; n.gen[i].up.push(sayLeaving) })
-				add(fmt.Sprintf("%d: failed", i), true, func(n *World) {
-					n.faults--
+				add(i, "falls ill", none, fault, func(n *World) { n.gen[i].up.push(sayLeaving) })
+				add(i, "failed", none, fault, func(n *World) {
 					n.mainDied = n.mainDied || hitsMain(n, i)
 					n.excused = n.excused || n.mainDied
 					x.deliver(n, i, machine.Failed)
 				})
 			}
 		case machine.Checking:
-			event(i, machine.Fit, false)
-			event(i, machine.Unfit, false)
+			if w.mode.overlaps() && w.free() {
+				event(i, machine.Fit, normal)
+			}
+			if w.mode.inPlace() {
+				event(i, machine.FitInPlace, normal)
+			}
+			if w.mode.restarts() {
+				event(i, machine.FitToRestart, normal)
+			}
+			event(i, machine.Unfit, normal)
 		case machine.Promoting:
 			if g.unmoved {
-				event(i, machine.Unmoved, false)
+				event(i, machine.Unmoved, normal)
 			}
 		}
 		switch g.state {
-		case machine.Starting:
-			event(i, machine.Deadline, false)
+		case machine.Starting, machine.Emptying:
+			event(i, machine.Deadline, normal)
 		case machine.Probation:
 			// Probation is over with the first good beat after its time: what
-			// the successor said before that beat has been read by then.
+			// the successor said before that beat has been read by then. It also waits
+			// for a commit under way: systemd would refuse the rest of it.
+			if g.putting && w.bug != CommitWhileMoving {
+				break
+			}
 			if s := &w.gen[g.succ]; s.alive && !s.hung && s.up.n == 0 && s.state == machine.Trial {
-				event(i, machine.Deadline, false)
+				event(i, machine.Deadline, normal)
 			}
 		}
+		if g.execve != noExecve && !g.putting {
+			add(i, "is executed anew", none, normal, func(n *World) { x.execute(n, i) })
+			if w.faults > 0 {
+				add(i, machine.Unexecuted.String(), none, fault, func(n *World) {
+					n.gen[i].execve = noExecve
+					n.mainDied = n.mainDied || g.state == machine.Reverting
+					x.deliver(n, i, machine.Unexecuted)
+				})
+			}
+		}
+		if w.mayCommit(i) {
+			add(i, "commits its state", none, outside, func(n *World) { x.beginCommit(n, i) })
+		}
 		if g.drainBegun {
-			event(i, machine.Drained, false)
+			event(i, machine.Drained, normal)
 		}
 		// A second generation that is merely slow looks hung.
 		if g.succ != none && g.state == machine.Probation {
 			if w.gen[g.succ].hung {
-				event(i, machine.Hung, false)
+				event(i, machine.Hung, normal)
 			} else if w.faults > 0 {
-				event(i, machine.Hung, true)
+				event(i, machine.Hung, fault)
 			}
 		}
 		if g.early && g.state == machine.Serving && !g.adopting && (w.client == clientIdle || w.client == clientWaiting) {
-			add(fmt.Sprintf("%d: takes the kept signal", i), false, func(n *World) {
+			add(i, "takes the kept signal", none, normal, func(n *World) {
 				n.gen[i].early = false
 				if n.free() {
 					x.ask(n, i, true)
@@ -304,7 +449,7 @@ func (x *explorer) successors(w World) []Step {
 			})
 		}
 		if g.adopting && w.dead&(1<<g.pred) == 0 {
-			add(fmt.Sprintf("%d: announces itself", i), false, func(n *World) {
+			add(i, "announces itself", none, normal, func(n *World) {
 				n.gen[i].adopting = false
 				n.notify.push(notification(tellReady, i, 0))
 			})
@@ -312,7 +457,7 @@ func (x *explorer) successors(w World) []Step {
 		// From the predecessor: what it said before it died comes first.
 		if g.pred != none {
 			if g.down.n > 0 {
-				add(fmt.Sprintf("%d: reads from %d", i, g.pred), false, func(n *World) {
+				add(i, "reads from", g.pred, normal, func(n *World) {
 					switch what := n.gen[i].down.pop(); what {
 					case sayServe:
 						x.deliver(n, i, machine.Serve)
@@ -328,8 +473,7 @@ func (x *explorer) successors(w World) []Step {
 					}
 				})
 				if w.faults > 0 {
-					add(fmt.Sprintf("%d: a message from %d is lost", i, g.pred), true, func(n *World) {
-						n.faults--
+					add(i, "loses a message from", g.pred, fault, func(n *World) {
 						n.excused = true
 						// A message that cannot be sent closes the channel: the
 						// sender takes its successor for dead and kills it.
@@ -339,7 +483,7 @@ func (x *explorer) successors(w World) []Step {
 					})
 				}
 			} else if !w.gen[g.pred].alive && !g.sawOrphan {
-				add(fmt.Sprintf("%d: sees the end of %d", i, g.pred), false, func(n *World) {
+				add(i, "sees the end of", g.pred, normal, func(n *World) {
 					n.gen[i].sawOrphan = true
 					x.deliver(n, i, machine.Orphaned)
 				})
@@ -350,7 +494,7 @@ func (x *explorer) successors(w World) []Step {
 		if g.succ != none {
 			s := &w.gen[g.succ]
 			if s.up.n > 0 {
-				add(fmt.Sprintf("%d: reads from %d", i, g.succ), false, func(n *World) {
+				add(i, "reads from", g.succ, normal, func(n *World) {
 					switch n.gen[g.succ].up.pop() {
 					case sayReady:
 						x.deliver(n, i, machine.Ready)
@@ -360,7 +504,7 @@ func (x *explorer) successors(w World) []Step {
 				})
 			}
 			if !s.alive && (g.state.Upgrading() || g.state == machine.Stopping) {
-				add(fmt.Sprintf("%d: sees the death of %d", i, g.succ), false, func(n *World) {
+				add(i, "sees the death of", g.succ, normal, func(n *World) {
 					x.deliver(n, i, machine.Died)
 					n.gen[i].succ = none
 				})
@@ -382,7 +526,7 @@ func hitsMain(n *World, i int8) bool {
 }
 
 // operator: requests, stops, and signals that go astray.
-func (x *explorer) operator(w *World, add func(string, bool, func(*World))) {
+func (x *explorer) operator(w *World, add func(who int8, text string, about int8, k kind, change func(*World))) {
 	// systemd starts no reload job before READY=1, and none before the last
 	// one's command has ended, which takes no time next to an upgrade.
 	if w.requests > 0 && w.unit == unitRunning && w.ready && w.client != clientAnswered && w.client != clientBroken {
@@ -394,14 +538,14 @@ func (x *explorer) operator(w *World, add func(string, bool, func(*World))) {
 			// The control socket follows main; a signal goes to MainPID.
 			// One that systemd has yet to adopt is busy.
 			if w.client == clientIdle && g.state.Main() && !g.adopting {
-				add(fmt.Sprintf("client asks %d", i), false, func(n *World) {
+				add(none, "client asks", i, outside, func(n *World) {
 					n.requests--
 					n.client, n.server = clientWaiting, i
 					x.ask(n, i, false)
 				})
 			}
 			if w.main == i && !g.adopting {
-				add(fmt.Sprintf("SIGUSR2 to %d", i), false, func(n *World) {
+				add(none, "SIGUSR2 to", i, outside, func(n *World) {
 					n.requests--
 					n.signalled = true
 					x.ask(n, i, true)
@@ -411,8 +555,7 @@ func (x *explorer) operator(w *World, add func(string, bool, func(*World))) {
 	}
 	// The command's end is a death, and deaths come after notifications.
 	if w.client == clientWaiting && w.faults > 0 && w.notify.n == 0 {
-		add("the client is killed", true, func(n *World) {
-			n.faults--
+		add(none, "the client is killed", none, fault, func(n *World) {
 			n.client, n.excused = clientIdle, true
 			n.server = none
 			// From here systemd may hold the successor for main, and its death
@@ -422,22 +565,21 @@ func (x *explorer) operator(w *World, add func(string, bool, func(*World))) {
 		})
 	}
 	if (w.client == clientAnswered || w.client == clientBroken) && w.notify.n == 0 {
-		add("the reload command ends", false, func(n *World) {
+		add(none, "the reload command ends", none, normal, func(n *World) {
 			n.client, n.server = clientIdle, none
 			x.readPIDFile(n)
 		})
 	}
 	if w.stops > 0 && w.unit == unitRunning {
-		add("systemctl stop", false, func(n *World) {
+		add(none, "systemctl stop", none, outside, func(n *World) {
 			n.stops--
 			n.stopAsked, n.unit = true, unitStopping
 			x.terminateAll(n)
 		})
 		for i := range int8(Slots) {
 			if g := &w.gen[i]; g.alive && !g.hung && w.faults > 0 {
-				add(fmt.Sprintf("SIGTERM to %d alone", i), true, func(n *World) {
+				add(none, "SIGTERM alone to", i, fault, func(n *World) {
 					n.stops--
-					n.faults--
 					n.excused = true
 					n.mainDied = n.mainDied || hitsMain(n, i)
 					x.deliver(n, i, machine.Stop)
@@ -452,7 +594,7 @@ func (x *explorer) ask(n *World, i int8, bySignal bool) {
 	fresh := g.state == machine.Serving
 	if bySignal {
 		switch {
-		case g.state == machine.Promoting, g.state == machine.Offered, g.state == machine.Trial:
+		case g.state.Inherits():
 			g.early = true
 		case g.state.Main() && n.client == clientWaiting && n.server == i:
 			// With a reload command running, RELOADING=1 would leave the unit
@@ -498,12 +640,11 @@ func (x *explorer) readPIDFile(n *World) {
 
 // systemd: notifications first, then deaths; what is left of a stopping unit
 // goes in the end.
-func (x *explorer) systemd(w *World, add func(string, bool, func(*World))) {
+func (x *explorer) systemd(w *World, add func(who int8, text string, about int8, k kind, change func(*World))) {
 	if w.notify.n > 0 {
-		add("systemd reads a notification", false, func(n *World) { x.notification(n, n.notify.pop()) })
+		add(none, "systemd reads a notification", none, normal, func(n *World) { x.notification(n, n.notify.pop()) })
 		if last := int(w.notify.n) - 1; w.faults > 0 && last > 0 && w.notify.buf[last]>>4 == tellBarrier {
-			add("MAINPID= cannot be sent", true, func(n *World) {
-				n.faults--
+			add(none, "MAINPID= cannot be sent", none, fault, func(n *World) {
 				n.excused = true
 				g := &n.gen[n.notify.buf[last]>>2&3]
 				n.notify.n, n.notify.buf[last], n.notify.buf[last-1] = uint8(last-1), 0, 0
@@ -518,7 +659,7 @@ func (x *explorer) systemd(w *World, add func(string, bool, func(*World))) {
 		if w.dead&(1<<i) == 0 {
 			continue
 		}
-		add(fmt.Sprintf("systemd sees the death of %d", i), false, func(n *World) {
+		add(none, "systemd sees the death of", i, normal, func(n *World) {
 			n.dead &^= 1 << i
 			if n.main != i || n.unit != unitRunning {
 				return
@@ -537,16 +678,16 @@ func (x *explorer) systemd(w *World, add func(string, bool, func(*World))) {
 			g := &w.gen[i]
 			left = left || g.alive
 			if g.alive && g.hung {
-				add(fmt.Sprintf("systemd kills %d after TimeoutStopSec", i), false, func(n *World) { x.die(n, i) })
+				add(none, "after TimeoutStopSec systemd kills", i, normal, func(n *World) { x.die(n, i) })
 			}
 			// A process that was born while the signals went out is told by
 			// the second SIGTERM.
 			if g.alive && !g.hung && !g.stopped {
-				add(fmt.Sprintf("second SIGTERM to %d", i), false, func(n *World) { x.deliver(n, i, machine.Stop) })
+				add(none, "second SIGTERM to", i, normal, func(n *World) { x.deliver(n, i, machine.Stop) })
 			}
 		}
 		if !left && w.dead == 0 {
-			add("the unit is dead", false, func(n *World) { n.unit, n.main = unitDead, none })
+			add(none, "the unit is dead", none, normal, func(n *World) { n.unit, n.main = unitDead, none })
 		}
 	}
 }
@@ -569,8 +710,16 @@ func (x *explorer) notification(n *World, m uint8) {
 		}
 		return
 	}
+	if kind == tellPutBarrier {
+		x.endCommit(n, from, uint8(about))
+		return
+	}
 	if n.main != from {
-		n.rejected++
+		// A stop may come while MAINPID= is on its way; then the last commit is too
+		// late, and fails.
+		if kind != tellPut || n.unit == unitRunning {
+			n.rejected++
+		}
 		return
 	}
 	switch kind {
@@ -580,6 +729,10 @@ func (x *explorer) notification(n *World, m uint8) {
 		n.reloading = false
 	case tellReloading:
 		n.reloading = true
+	case tellPut:
+		n.store |= 1 << about
+	case tellRemove:
+		n.store &^= 1<<about - 1
 	case tellStopping:
 		if n.unit == unitRunning {
 			n.unit = unitStopping

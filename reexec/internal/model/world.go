@@ -49,9 +49,22 @@ type generation struct {
 	owed                bool // RELOADING=1 is due at the end
 	bySignal            bool // ... and it was SIGUSR2, so RELOADING=1 was sent
 	moving, unmoved     bool // MAINPID= sent and barrier awaited; or it could not be sent
+	execve              execve
+	reverted            bool // was executed because the next version could not be
+	putting             bool // a commit waits for its barrier
+	putSeq              uint8
 	adopting            bool // READY=1 is due once systemd has reaped the predecessor
 	down, up            queue
 }
+
+// execve is what a generation is about to execute in its own process.
+type execve uint8
+
+const (
+	noExecve execve = iota
+	executeNext
+	executeSelf
+)
 
 // What predecessor and successor tell each other.
 const (
@@ -71,7 +84,14 @@ const (
 	tellMain // MAINPID=successor and READY=1
 	tellStopping
 	tellBarrier
+	// About these is a sequence number.
+	tellPut        // FDSTORE=1 with a new entry
+	tellPutBarrier // the barrier of a commit
+	tellRemove     // FDSTOREREMOVE=1 of all entries with lower numbers
 )
+
+// lastSeq is the highest sequence number that fits into a notification.
+const lastSeq = 3
 
 func notification(kind uint8, from, about int8) uint8 {
 	return kind<<4 | uint8(from)<<2 | uint8(about)&3
@@ -110,6 +130,7 @@ type World struct {
 	notify    queue
 	dead      uint8 // processes that died and were not reaped
 	ready     bool  // READY=1 was heard once
+	store     uint8 // the entries of one state: a bit for each sequence number
 
 	// reload client
 	client client
@@ -118,6 +139,9 @@ type World struct {
 	// what may still go wrong, and what the operator may still do
 	faults, requests, stops uint8
 	stopAsked               bool
+	mode                    Mode
+	commits                 uint8
+	bug                     Bug
 
 	// what happened, for the properties
 	rejected   uint8
@@ -128,11 +152,55 @@ type World struct {
 	killed     bool  // the reload command was killed
 	verdicts   uint8
 	askedCount uint8
+	seq        uint8 // of the last commit that was begun
+	reported   uint8 // of the last one whose success the service was told
+}
+
+// Mode is what versions do when a new file is fit.
+type Mode uint8
+
+const (
+	Overlap Mode = iota
+	InPlace
+	Restart
+	// Mixed: each version does any of the three.
+	Mixed
+)
+
+func (m Mode) overlaps() bool { return m == Overlap || m == Mixed }
+func (m Mode) inPlace() bool  { return m == InPlace || m == Mixed }
+func (m Mode) restarts() bool { return m == Restart || m == Mixed }
+
+// Bug is a fault of the runner that the exploration has to find, as against one
+// of the table.
+type Bug uint8
+
+const (
+	NoBug Bug = iota
+	// CommitOnTrial: a successor commits before the verdict.
+	CommitOnTrial
+	// RemoveFirst: an entry is removed before its replacement is in.
+	RemoveFirst
+	// NoBarrier: a commit is reported before systemd has it.
+	NoBarrier
+	// CommitWhileMoving: probation ends while a commit is under way, and further
+	// ones begin.
+	CommitWhileMoving
+)
+
+// Limits say what may happen in a world, and how often.
+type Limits struct {
+	Mode                             Mode
+	Faults, Requests, Stops, Commits uint8 // Commits: at most 3
+	Bug                              Bug
 }
 
 // Start is a world in which systemd has just started the first generation.
-func Start(faults, requests, stops uint8) World {
-	w := World{main: 0, pidFile: none, server: none, faults: faults, requests: requests, stops: stops}
+func Start(l Limits) World {
+	w := World{
+		main: 0, pidFile: none, server: none, faults: l.Faults, requests: l.Requests, stops: l.Stops,
+		mode: l.Mode, commits: min(l.Commits, lastSeq), bug: l.Bug,
+	}
 	for i := range w.gen {
 		w.gen[i] = generation{pred: none, succ: none}
 	}
@@ -143,7 +211,7 @@ func Start(faults, requests, stops uint8) World {
 func (w World) String() string {
 	var b strings.Builder
 	unitNames := [...]string{"running", "stopping", "failing", "dead"}
-	fmt.Fprintf(&b, "unit=%s main=%d pidfile=%d reloading=%t client=%d", unitNames[w.unit], w.main, w.pidFile, w.reloading, w.client)
+	fmt.Fprintf(&b, "unit=%s main=%d pidfile=%d reloading=%t client=%d store=%b reported=%d", unitNames[w.unit], w.main, w.pidFile, w.reloading, w.client, w.store, w.reported)
 	for i, g := range w.gen {
 		if !g.exists {
 			continue
@@ -152,7 +220,7 @@ func (w World) String() string {
 		for _, f := range []struct {
 			on   bool
 			name string
-		}{{!g.alive, "dead"}, {g.hung, "hung"}, {g.accepts, "accepts"}, {g.lease, "lease"}, {g.asked, "asked"}} {
+		}{{!g.alive, "dead"}, {g.hung, "hung"}, {g.accepts, "accepts"}, {g.lease, "lease"}, {g.asked, "asked"}, {g.putting, "commits"}} {
 			if f.on {
 				b.WriteString(" " + f.name)
 			}
