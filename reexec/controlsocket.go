@@ -180,6 +180,9 @@ func (b backend) Upgrade(ctx context.Context, progress func(control.Status)) con
 // the wait only; the upgrade goes on without the caller.
 func (s *Service) Upgrade(ctx context.Context) (control.Verdict, error) {
 	v := backend{s}.Upgrade(ctx, nil)
+	if v.Outcome == "" {
+		return v, errors.New("reexec: this process executes the next version, which has the verdict")
+	}
 	return v, ctx.Err()
 }
 

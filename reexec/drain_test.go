@@ -45,7 +45,7 @@ func newHTTPGenerationOn(t *testing.T, inv *inventory, srv *http.Server, network
 	}
 	g.server = newHTTPServer(srv, ln, nil)
 	g.drain.servers = append(g.drain.servers, g.server)
-	go func() { g.served <- g.server.serve() }()
+	go func() { g.served <- g.server.serve(g.server.prepare()) }()
 	t.Cleanup(func() {
 		g.begin(successors)
 		g.drain.abandon()
@@ -355,7 +355,7 @@ func TestDrainTLS(t *testing.T) {
 func TestServeFails(t *testing.T) {
 	failure := errors.New("no more")
 	h := newHTTPServer(&http.Server{}, failingListener{failure}, nil)
-	if err := h.serve(); !errors.Is(err, failure) {
+	if err := h.serve(h.prepare()); !errors.Is(err, failure) {
 		t.Errorf("got %v, want %v", err, failure)
 	}
 }

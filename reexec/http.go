@@ -58,13 +58,21 @@ func newHTTPServer(srv *http.Server, ln net.Listener, others []*httpServer) *htt
 	return h
 }
 
+// prepare returns the listener for serve. After it, connections can be adopted.
+func (h *httpServer) prepare() net.Listener {
+	if servesTLS(h.srv) {
+		return h.ln
+	}
+	return h.movable()
+}
+
 // serve returns nil when the listener was closed by us.
-func (h *httpServer) serve() error {
+func (h *httpServer) serve(ln net.Listener) error {
 	var err error
 	if servesTLS(h.srv) {
-		err = h.srv.ServeTLS(h.ln, "", "")
+		err = h.srv.ServeTLS(ln, "", "")
 	} else {
-		err = h.srv.Serve(h.movable())
+		err = h.srv.Serve(ln)
 	}
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil

@@ -650,7 +650,7 @@ func TestHTTP2OnTwoListeners(t *testing.T) {
 		second := newHTTPServer(g.server.srv, other, g.drain.servers)
 		g.drain.servers = append(g.drain.servers, second)
 		served := make(chan error)
-		go func() { served <- second.serve() }()
+		go func() { served <- second.serve(second.prepare()) }()
 		g.inv.accept()
 		var clients []*http2Client
 		for _, addr := range []net.Addr{g.ln.Addr(), other.Addr()} {

@@ -298,7 +298,7 @@ func TestTwoServersOnOneListener(t *testing.T) {
 		second := newHTTPServer(&http.Server{Handler: echo(name)}, g.ln, nil)
 		g.drain.servers = append(g.drain.servers, second)
 		served := make(chan error, 1)
-		go func() { served <- second.serve() }()
+		go func() { served <- second.serve(second.prepare()) }()
 		t.Cleanup(func() {
 			g.begin(successors)
 			g.drain.abandon()

@@ -23,6 +23,8 @@ import (
 // connection stays.
 type mover struct {
 	conn *handover.Conn
+	// gather takes connections instead of another process, if it is not nil.
+	gather func(batch []*offer) []fate
 	*answers
 	log *slog.Logger
 
@@ -226,6 +228,9 @@ func (m *mover) ended() bool {
 // pass sends one batch and returns what became of it. There is one on its way at
 // a time, so that an answer can be about nothing else.
 func (m *mover) pass(batch []*offer) (fates []fate, err error) {
+	if m.gather != nil {
+		return m.gather(batch), nil
+	}
 	fates = make([]fate, len(batch))
 	var list handover.Connections
 	fds := make([]int, len(batch))

@@ -99,6 +99,9 @@ func (o Options) withDefaults() (Options, error) {
 			*d.value = d.or
 		}
 	}
+	if o.Mode < Overlap || o.Mode > Restart {
+		return o, fmt.Errorf("reexec: Options.Mode=%v: must be Overlap, InPlace or Restart", o.Mode)
+	}
 	if o.MaxDraining < 0 {
 		return o, fmt.Errorf("reexec: Options.MaxDraining=%d: must not be negative", o.MaxDraining)
 	}

@@ -46,7 +46,14 @@ func (s *Service) perform(a machine.Action) {
 				s.send(event{kind: machine.Unfit, attempt: attempt, reason: err.Error(), checked: &checked{answer: answer}})
 				return
 			}
-			s.send(event{kind: machine.Fit, attempt: attempt, checked: &checked{b, answer}})
+			e := event{kind: machine.Fit, attempt: attempt, checked: &checked{b, answer}}
+			switch s.opts.Mode {
+			case InPlace:
+				e.kind = machine.FitInPlace
+			case Restart:
+				e.kind, e.reason = machine.FitToRestart, s.restartReason(answer.Version)
+			}
+			s.send(e)
 		}()
 	case machine.CancelCheck:
 		r.cancelCheck()
@@ -113,7 +120,17 @@ func (s *Service) perform(a machine.Action) {
 		s.states.lease.set(leaseNone)
 		s.store.take(false, false)
 	case machine.Commit:
-		// There is nothing registered to commit yet.
+		ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
+		s.states.commitAll(ctx)
+		cancel()
+	case machine.Empty:
+		s.empty()
+	case machine.Execute:
+		s.execute()
+	case machine.Revert:
+		s.revert()
+	case machine.Conclude:
+		s.conclude()
 	case machine.BecomeMain:
 		s.becomeMain()
 	case machine.Retire:
@@ -143,11 +160,7 @@ func (s *Service) perform(a machine.Action) {
 		// Kept by admit, which knows who asks.
 		s.log.Info("request for an upgrade is held", "state", stateWord(s.state))
 	case machine.Exit:
-		// All is answered, so nothing changes the states any more. Run returns
-		// what has gone wrong on the way, if anything.
-		ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
-		s.states.commitAll(ctx)
-		cancel()
+		// Run returns what has gone wrong on the way, if anything.
 	case machine.ExitFailed:
 		if r.err == nil {
 			r.err = errors.New(s.leavingReason())
@@ -251,6 +264,12 @@ func (s *Service) passing() ([]passing, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.passOwn(list, true)
+}
+
+// passOwn adds what is not in the inventory. We are an elder of whoever follows,
+// unless that is in this process.
+func (s *Service) passOwn(list []passing, leaving bool) (_ []passing, err error) {
 	add := func(d handover.Descriptor, conn any) error {
 		fd, err := duplicate(conn)
 		if err == nil {
@@ -264,7 +283,11 @@ func (s *Service) passing() ([]passing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.statusLocked() // drops the elders that are gone
-	for _, e := range append([]*elder{{Process: s.self(), handle: newProcess(s.self().PID, -1)}}, s.elders...) {
+	elders := s.elders
+	if leaving {
+		elders = append([]*elder{newElder(s.self())}, elders...)
+	}
+	for _, e := range elders {
 		if e.handle.file != nil && err == nil {
 			err = add(handover.Descriptor{Role: roleElder, Elder: &e.Process, KillAt: e.killAt}, e.handle.file)
 		}
@@ -277,6 +300,10 @@ func (s *Service) passing() ([]passing, error) {
 		return nil, fmt.Errorf("hand over: %w", err)
 	}
 	return list, nil
+}
+
+func newElder(p control.Process) *elder {
+	return &elder{Process: p, handle: newProcess(p.PID, -1)}
 }
 
 func (s *Service) setChild(p *control.Process) {
@@ -613,15 +640,7 @@ func (s *Service) reply(o control.Outcome) {
 			r.checked = nil
 		}
 	}
-	level := s.log.Warn
-	if o == control.Upgraded {
-		level = s.log.Info
-	}
-	args := []any{"outcome", string(o), "seconds", time.Since(v.Started).Seconds()}
-	if v.Reason != "" {
-		args = append(args, "reason", v.Reason)
-	}
-	level("verdict", args...)
+	s.logVerdict(v)
 	s.mu.Lock()
 	s.last, s.child = &v, nil
 	s.mu.Unlock()
@@ -634,6 +653,18 @@ func (s *Service) reply(o control.Outcome) {
 		}
 	}
 	s.answerAll(v)
+}
+
+func (s *Service) logVerdict(v control.Verdict) {
+	level := s.log.Warn
+	if v.Outcome == control.Upgraded {
+		level = s.log.Info
+	}
+	args := []any{"outcome", string(v.Outcome), "seconds", time.Since(v.Started).Seconds()}
+	if v.Reason != "" {
+		args = append(args, "reason", v.Reason)
+	}
+	level("verdict", args...)
 }
 
 // successorOver forgets the successor of an attempt that failed. When the

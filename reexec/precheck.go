@@ -199,7 +199,7 @@ func childEnv(environ []string, without ...string) []string {
 	drop := map[string]bool{
 		"LISTEN_PID": true, "LISTEN_PIDFDID": true, "LISTEN_FDS": true, "LISTEN_FDNAMES": true,
 		"WATCHDOG_PID": true, "SYSTEMD_EXEC_PID": true, "MAINPID": true, "MAINPIDFDID": true,
-		handoverVariable: true, checkVariable: true, executableVariable: true,
+		handoverVariable: true, inPlaceVariable: true, checkVariable: true, executableVariable: true,
 	}
 	for _, name := range without {
 		drop[name] = true

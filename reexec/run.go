@@ -56,6 +56,8 @@ type runner struct {
 	owed        bool      // RELOADING=1 is due at the end
 	early       bool      // a signal is kept for whoever is main next
 	verdict     control.Verdict
+	ctx         context.Context
+	gathered    *gathered // for the program that is executed in place
 	phase       time.Time // when the current phase began
 	cancelCheck context.CancelFunc
 	successor   *successor
@@ -112,12 +114,18 @@ func (s *Service) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	defer s.cleanUp()
 
+	s.run.ctx = ctx
+	if d := s.deadline(s.state); d > 0 {
+		s.run.timer = time.NewTimer(d)
+		s.run.timerC = s.run.timer.C
+	}
 	signal.Notify(s.stops, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(s.stops)
 	defer signal.Stop(s.upgrades)
 	for _, h := range s.drain.servers {
+		ln := h.prepare() // before anything is adopted
 		go func() {
-			if err := h.serve(); err != nil {
+			if err := h.serve(ln); err != nil {
 				s.send(event{kind: machine.Failed, err: fmt.Errorf("serve %v: %w", h.ln.Addr(), err), reason: err.Error()})
 			}
 		}()
@@ -233,7 +241,7 @@ func (s *Service) stop(sig os.Signal) {
 // that is over, and turns beats into events.
 func (s *Service) handle(e event) {
 	r := &s.run
-	if e.attempt != 0 && (e.attempt != r.attempt || r.successor == nil && e.kind != machine.Fit && e.kind != machine.Unfit && e.kind != machine.Died) {
+	if e.attempt != 0 && (e.attempt != r.attempt || r.successor == nil && e.checked == nil && e.kind != machine.Died) {
 		if e.checked != nil && e.checked.binary != nil {
 			_ = e.checked.binary.close()
 		}
@@ -263,7 +271,7 @@ func (s *Service) handle(e event) {
 		}
 	case machine.Orphaned:
 		r.orphaned = true
-	case machine.Fit, machine.Unfit:
+	case machine.Fit, machine.FitInPlace, machine.FitToRestart, machine.Unfit:
 		r.checked = e.checked
 	case machine.Failed, machine.Drained:
 		// Whoever runs it may have learned of the drain before its context has.
@@ -285,7 +293,7 @@ func (s *Service) handle(e event) {
 func (s *Service) admit(req *request) bool {
 	r := &s.run
 	if req.bySignal && !s.admitSignal() {
-		return s.state == machine.Offered || s.state == machine.Trial || s.state == machine.Promoting
+		return s.state.Inherits()
 	}
 	if s.state != machine.Serving {
 		if s.state.Upgrading() {
@@ -310,8 +318,7 @@ func (s *Service) admit(req *request) bool {
 // for the next main.
 func (s *Service) admitSignal() bool {
 	r := &s.run
-	switch s.state {
-	case machine.Offered, machine.Trial, machine.Promoting:
+	if s.state.Inherits() {
 		r.early = true
 		return false
 	}
@@ -406,7 +413,8 @@ func (s *Service) enter(next machine.State, e event) {
 	if from == machine.Promoting && next != machine.Draining {
 		s.states.lease.move(leasePaused, leaseHeld) // it did not move after all
 	}
-	if from == machine.Checking || from == machine.Starting || from == machine.Probation || from == machine.Promoting {
+	switch from {
+	case machine.Checking, machine.Starting, machine.Probation, machine.Promoting, machine.Emptying:
 		r.verdict.Phases = append(r.verdict.Phases, control.Phase{Name: from.String(), Seconds: now.Sub(r.phase).Seconds()})
 	}
 	r.phase = now
@@ -433,7 +441,11 @@ func (s *Service) enter(next machine.State, e event) {
 
 // late says what was not done by the deadline of the state.
 func (s *Service) late() string {
-	if s.state != machine.Starting {
+	switch s.state {
+	case machine.Renewed:
+		return fmt.Sprintf("not ready within %v", s.renewed.StartTimeout)
+	case machine.Starting:
+	default:
 		return ""
 	}
 	text := fmt.Sprintf("not ready within %v", s.opts.StartTimeout)
@@ -448,8 +460,10 @@ func (s *Service) deadline(state machine.State) time.Duration {
 	switch state {
 	case machine.Starting:
 		return s.opts.StartTimeout
-	case machine.Draining, machine.Resigning, machine.Stopping:
+	case machine.Emptying, machine.Draining, machine.Resigning, machine.Stopping:
 		return s.opts.DrainTimeout
+	case machine.Renewed:
+		return s.renewed.left()
 	}
 	return 0
 }

@@ -35,7 +35,8 @@ type Service struct {
 
 	instance    string
 	generation  int
-	predecessor *predecessor // nil in the first generation
+	predecessor *predecessor // nil if no other process started this one
+	renewed     *renewal     // nil if this program was not executed in place
 
 	inv     *inventory
 	store   *fdStore // nil without a manager
@@ -120,6 +121,11 @@ func New(opts Options) (_ *Service, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if pred == nil {
+		if s.renewed, got, err = renew(opts.Name); err != nil {
+			return nil, err
+		}
+	}
 	defer func() {
 		if err != nil && pred != nil {
 			pred.leave(err)
@@ -132,23 +138,28 @@ func New(opts Options) (_ *Service, err error) {
 		s.store.heard = s.untilAdopted
 		s.store.changed = s.storeChanged
 	}
-	if pred == nil {
+	var hello handover.Hello
+	switch {
+	case pred != nil:
+		s.predecessor, s.state, hello = pred, machine.Joining, pred.hello
+	case s.renewed != nil:
+		s.state, hello = machine.Renewed, s.renewed.Hello
+	default:
 		if got.set, err = activation.FromEnv(); err != nil {
 			return nil, fmt.Errorf("reexec: %w", err)
 		}
 		id := make([]byte, 8)
 		_, _ = rand.Read(id) // never fails, see crypto/rand
-		s.instance = hex.EncodeToString(id)
+		hello.Instance, hello.Generation = hex.EncodeToString(id), 1
 		s.store.arrive(got.set)
+	}
+	s.generation, s.instance, s.last, s.elders = hello.Generation, hello.Instance, hello.Last, got.elders
+	for _, stored := range got.stored {
+		s.store.learn(stored, false)
+	}
+	if pred == nil {
 		s.store.take(true, false) // systemd hears its main process from the start
 		s.lease.Store(true)
-	} else {
-		s.predecessor, s.state = pred, machine.Joining
-		s.generation, s.instance, s.last = pred.hello.Generation, pred.hello.Instance, pred.hello.Last
-		s.elders = got.elders
-		for _, stored := range got.stored {
-			s.store.learn(stored, false)
-		}
 	}
 	s.states = newStates(s.store, s.log, opts.StartTimeout)
 	for _, f := range got.states {
@@ -317,7 +328,7 @@ func (s *Service) statusLocked() control.Status {
 		State: stateWord(s.state), Since: s.since,
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
 		Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
-		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(),
+		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(), Mode: s.opts.Mode.String(),
 	}
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
 		if e.handle.alive() {
@@ -339,10 +350,12 @@ func stateWord(s machine.State) string {
 		return "running"
 	case machine.Checking:
 		return "pre-check"
-	case machine.Booting, machine.Joining, machine.Offered:
+	case machine.Booting, machine.Joining, machine.Offered, machine.Renewed:
 		return "starting up"
 	case machine.Trial:
 		return "on trial"
+	case machine.Executing, machine.Reverting:
+		return control.Executing
 	}
 	return s.String()
 }

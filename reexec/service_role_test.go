@@ -46,6 +46,7 @@ type plan struct {
 
 	Probation, Beat, StartTimeout, CheckTimeout, DrainTimeout time.Duration
 	MaxDraining                                               int
+	Mode                                                      reexec.Mode
 
 	// What it does at a moment: "panic: why", "exit: why", "hang", "stage" (report to the
 	// test and do as it says), or one of the moment's own.
@@ -127,7 +128,7 @@ func runService(log *slog.Logger) error {
 		Check:  func(context.Context) error { return p.do(p.Check, "check") },
 		Health: p.health,
 		Beat:   p.Beat, Probation: p.Probation, StartTimeout: p.StartTimeout,
-		CheckTimeout: p.CheckTimeout, DrainTimeout: p.DrainTimeout, MaxDraining: p.MaxDraining,
+		Mode: p.Mode, CheckTimeout: p.CheckTimeout, DrainTimeout: p.DrainTimeout, MaxDraining: p.MaxDraining,
 		Logger: log,
 	})
 	if err != nil {

@@ -25,6 +25,12 @@ const Version = 1
 // SocketName is the name of the control socket inside the runtime directory.
 const SocketName = "control.sock"
 
+// Executing is [Status.State] while the process executes the next version in
+// place. The stream of those who asked for it ends there without a verdict, and
+// whoever connects waits until that version is main: it has the verdict in
+// [Status.Last].
+const Executing = "executing"
+
 // Outcome says how an attempt to upgrade ended.
 type Outcome string
 

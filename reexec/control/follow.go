@@ -105,12 +105,15 @@ type follower struct {
 	before Status
 	asked  time.Time // just before the request was sent
 	last   *Status
+	// executed says that the service has said so.
+	executed bool
 }
 
 // saw reports st if it is news.
 func (f *follower) saw(st Status) {
 	news := f.last == nil || f.last.State != st.State || f.last.PID != st.PID
 	f.last = &st
+	f.executed = f.executed || st.State == Executing
 	if news && f.opts.OnState != nil {
 		f.opts.OnState(st)
 	}
@@ -154,7 +157,7 @@ func (f *follower) find(ctx context.Context) (Result, error) {
 				known = undecided > 1
 			}
 			if known {
-				return result, nil
+				return f.inPlace(result), nil
 			}
 		case errors.As(err, &notRunning):
 			if downSince.IsZero() {
@@ -173,6 +176,22 @@ func (f *follower) find(ctx context.Context) (Result, error) {
 		case <-time.After(pollInterval):
 		}
 	}
+}
+
+// inPlace says it of a result that was found after an execution in place, where
+// no stream could bring it.
+func (f *follower) inPlace(r Result) Result {
+	if !f.executed {
+		return r
+	}
+	switch r.Verdict.Outcome {
+	case Upgraded:
+		return Result{Verdict: r.Verdict}
+	case Restarted:
+		r.Verdict.Reason = fmt.Sprintf("the new version ended in the process of the old one (PID %d), and the service was started anew", f.before.PID)
+	}
+	r.Note = ""
+	return r
 }
 
 func (f *follower) status(ctx context.Context) (Status, error) {
@@ -251,7 +270,7 @@ func decide(before, now Status, asked time.Time) (result Result, known bool) {
 // predecessor and those of a successor that is not main yet.
 var upgradingStates = []string{
 	"pre-check", "checking", "starting", "probation", "promoting",
-	"joining", "offered", "trial",
+	"joining", "offered", "trial", "emptying", Executing,
 }
 
 func (s Status) upgrading() bool {

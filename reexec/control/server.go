@@ -43,6 +43,9 @@ type Backend interface {
 	// ctx ends when the client has gone away. That is no reason to give the
 	// attempt up: Upgrade may then return early with any verdict, since nobody
 	// reads it, but the attempt goes on to its end.
+	//
+	// A verdict without an Outcome is none: the process executes the next
+	// version, and that will have it.
 	Upgrade(ctx context.Context, progress func(Status)) Verdict
 }
 
@@ -126,8 +129,11 @@ func (h handler) upgrade(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	queue := newEventQueue()
 	go func() {
-		verdict := h.backend.Upgrade(ctx, queue.state)
-		queue.verdict(verdict)
+		if verdict := h.backend.Upgrade(ctx, queue.state); verdict.Outcome != "" {
+			queue.verdict(verdict)
+		} else {
+			queue.end()
+		}
 	}()
 
 	// The header goes out at once: it tells the client that the attempt has
@@ -187,6 +193,17 @@ func (q *eventQueue) verdict(v Verdict) {
 	defer q.mu.Unlock()
 	q.push(Event{Verdict: &v})
 	q.ended = true
+}
+
+// end ends the stream without a verdict.
+func (q *eventQueue) end() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = true
+	select {
+	case q.more <- struct{}{}:
+	default:
+	}
 }
 
 // push runs under q.mu.
