@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
@@ -273,4 +273,4 @@ var errDeaf = errors.New("nobody hears")
 // deaf is a generation that is gone.
 type deaf struct{}
 
-func (deaf) update(handover.Update, *os.File) error { return errDeaf }
+func (deaf) update(handover.Update, syscall.Conn) error { return errDeaf }

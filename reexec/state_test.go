@@ -146,7 +146,7 @@ type wire struct {
 	to *generation
 }
 
-func (l *wire) update(u handover.Update, file *os.File) error {
+func (l *wire) update(u handover.Update, file syscall.Conn) error {
 	fd, err := duplicate(file)
 	if err != nil {
 		l.t.Error(err)
