@@ -197,7 +197,7 @@ func TestInPlaceStopWins(t *testing.T) {
 	}
 }
 
-// Signals that come before the new program has a handler wait for it.
+// A SIGUSR2 that comes before the new program has a handler waits for it.
 func TestInPlaceHoldsSignals(t *testing.T) {
 	environments(t, func(t *testing.T, managed bool) {
 		s := start(t, setup{plan: inPlace(), managed: managed})
@@ -205,7 +205,7 @@ func TestInPlaceHoldsSignals(t *testing.T) {
 		result := s.followed()
 		early := s.waitStage("early")
 		s.signal(s.first, syscall.SIGUSR2)
-		s.signal(s.first, syscall.SIGHUP)
+		s.signal(s.first, syscall.SIGHUP) // is lost, and does no harm
 		s.release("v3", nil)
 		early.release("")
 		(<-result).must(t, control.Upgraded, "")

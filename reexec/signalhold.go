@@ -15,13 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// heldSignals stay pending across execve(2), which keeps the mask and what is
-// pending but resets every handler: SIGUSR2 would end the new program before it
-// has one. They come out when the new program calls signal.Notify, which
-// unblocks them on a thread of the runtime's.
-var heldSignals = []syscall.Signal{unix.SIGUSR2, unix.SIGHUP}
+// SIGUSR2 stays pending across execve(2), which keeps the mask and what is
+// pending but resets every handler: it would end the new program before that
+// has one. It comes out when the new program calls signal.Notify, which
+// unblocks it on a thread of the runtime's.
+//
+// SIGHUP, SIGINT and SIGTERM cannot wait: the runtime unblocks what ends a
+// program by default, when it starts (blockableSig in runtime/signal_unix.go).
 
-// holdSignals blocks them on every thread that there is and, until release, keeps
+// holdSignals blocks it on every thread that there is and, until release, keeps
 // the calling goroutine on its own, which is the one to call execve(2) from.
 // Where cgo is linked the runtime cannot reach other threads
 // (syscall.AllThreadsSyscall): then one that comes in the last microseconds may
@@ -41,9 +43,8 @@ func holdSignals() (release func(), err error) {
 func maskSignals(how int) error {
 	var set unix.Sigset_t
 	bits := int(unsafe.Sizeof(set.Val[0])) * 8
-	for _, sig := range heldSignals {
-		set.Val[int(sig-1)/bits] |= 1 << (uint(sig-1) % uint(bits))
-	}
+	const sig = int(unix.SIGUSR2) - 1
+	set.Val[sig/bits] |= 1 << (sig % bits)
 	size := uintptr(8) // of the kernel's set: 64 signals
 	if strings.HasPrefix(runtime.GOARCH, "mips") {
 		size = 16
@@ -62,13 +63,19 @@ func maskSignals(how int) error {
 	return nil
 }
 
+// errStopCame is why nothing was executed: a stop wins.
+var errStopCame = errors.New("the service was told to stop")
+
 // lastSignals ends the delivery of signals to the service, and says what had come
 // before: whether to stop, and whether to upgrade. From now on SIGTERM and SIGINT
-// end the process at once. resume undoes that.
+// end the process at once, and SIGHUP is ignored: whoever handles it does so
+// again in the next program, and nobody else may die of it in between. resume
+// undoes that, but for handlers of the service's own.
 //
 // signal.Stop returns when all that the runtime has caught is in the channels.
 func (s *Service) lastSignals() (stopped os.Signal, upgrade bool, resume func()) {
 	signal.Stop(s.upgrades)
+	signal.Ignore(syscall.SIGHUP)
 	signal.Reset(syscall.SIGTERM, syscall.SIGINT)
 	signal.Stop(s.stops)
 	select {
@@ -85,6 +92,3 @@ func (s *Service) lastSignals() (stopped os.Signal, upgrade bool, resume func())
 		signal.Notify(s.stops, syscall.SIGTERM, syscall.SIGINT)
 	}
 }
-
-// errStopCame is why nothing was executed: a stop wins.
-var errStopCame = errors.New("the service was told to stop")
