@@ -110,9 +110,17 @@ func (o Options) checkVersion() error {
 	if o.Systemd < OldestSystemd {
 		return &VersionError{"Holdfast", OldestSystemd, o.Systemd, "name the version of the target (systemctl --version)"}
 	}
+	switch o.Mode {
+	case Overlap, InPlace, Restart:
+	default:
+		return &OptionError{"Mode", string(o.Mode), fmt.Sprintf("must be %s, %s or %s", Overlap, InPlace, Restart)}
+	}
 	switch o.Flavour {
 	case ExecReload:
 	case NotifyReload:
+		if o.Mode == Restart {
+			return &OptionError{"Flavour", string(o.Flavour), "a service that is restarted has no reload: leave it out"}
+		}
 		if o.Systemd < notifyReloadSince {
 			return &VersionError{
 				"Type=notify-reload", notifyReloadSince, o.Systemd,
@@ -140,7 +148,7 @@ func checkName(bad report, option, name string, limit int) {
 
 func (o Options) checkPrograms(bad report) {
 	programs := []struct{ option, value string }{{"Exec", o.Exec}}
-	if o.Flavour == ExecReload {
+	if o.asksItself() {
 		programs = append(programs, struct{ option, value string }{"Holdfast", o.Holdfast})
 	}
 	for _, p := range programs {

@@ -87,6 +87,8 @@ func TestRenderRefuses(t *testing.T) {
 		{"line that the version does not know", line("RestartSteps=5"), `RestartSteps= needs systemd 254 or later, and the units are for 252`},
 		{"unit line with a start limit", func(o *units.Options) { o.UnitLines = []string{"StartLimitBurst=5"} }, `UnitLines[0] "StartLimitBurst=5"`},
 		{"socket line with Accept=", func(o *units.Options) { o.SocketLines = []string{"Accept=yes"} }, `the service accepts itself`},
+		{"mode", func(o *units.Options) { o.Mode = "reload" }, `Mode "reload": must be overlap, in-place or restart`},
+		{"reload of what is restarted", func(o *units.Options) { o.Mode, o.Flavour, o.Systemd = units.Restart, units.NotifyReload, 257 }, `Flavour "notify-reload": a service that is restarted has no reload`},
 		{"flavour", func(o *units.Options) { o.Flavour = "restart" }, `Flavour "restart": must be exec-reload or notify-reload`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

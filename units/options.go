@@ -21,6 +21,19 @@ const (
 	NotifyReload Flavour = "notify-reload"
 )
 
+// Mode is how one version follows another: the same as reexec.Options.Mode of
+// the service.
+type Mode string
+
+const (
+	// Overlap runs the new version beside the old one.
+	Overlap Mode = "overlap"
+	// InPlace executes it in the process of the old one.
+	InPlace Mode = "in-place"
+	// Restart is `systemctl restart`: there is no reload.
+	Restart Mode = "restart"
+)
+
 // SocketType is the kind of socket, by the name of its option.
 type SocketType string
 
@@ -68,6 +81,8 @@ type Options struct {
 	// Systemd is the oldest version of systemd that the units are for, from
 	// OldestSystemd. Required. Later versions understand what is rendered.
 	Systemd int
+	// Mode defaults to Overlap.
+	Mode Mode
 	// Flavour defaults to ExecReload.
 	Flavour Flavour
 	// Template renders myapp@.service and its sockets instead of
@@ -127,6 +142,7 @@ const (
 
 func (o Options) withDefaults() Options {
 	setDefault(&o.Description, o.Name)
+	setDefault(&o.Mode, Overlap)
 	setDefault(&o.Flavour, ExecReload)
 	setDefault(&o.CheckTimeout, 10*time.Second)
 	setDefault(&o.StartTimeout, 30*time.Second)
@@ -152,8 +168,17 @@ func setDefault[T comparable](field *T, value T) {
 // reloadTimeout is how long the reload client waits: every phase of an upgrade
 // to its end, and then some.
 func (o Options) reloadTimeout() time.Duration {
+	switch o.Mode {
+	case InPlace:
+		return o.CheckTimeout + o.DrainTimeout + o.StartTimeout + clientMargin
+	case Restart:
+		return o.StartTimeout + clientMargin
+	}
 	return o.CheckTimeout + o.StartTimeout + o.Probation + clientMargin
 }
+
+// asksItself says whether `systemctl reload` runs holdfast reload.
+func (o Options) asksItself() bool { return o.Flavour == ExecReload && o.Mode != Restart }
 
 // unitName is the name of a unit of the service without its suffix, as units
 // of the same instance refer to it.

@@ -117,10 +117,12 @@ func (o Options) lifecycle(u *unit) {
 		u.set("Type", "notify")
 	}
 	u.set("NotifyAccess", "main")
-	u.note("Names the new version in its probation: it stays if the old one dies.")
-	u.set("PIDFile", "%t/"+o.runtimeDirectory()+"/main.pid")
+	if o.Mode == Overlap {
+		u.note("Names the new version in its probation: it stays if the old one dies.")
+		u.set("PIDFile", "%t/"+o.runtimeDirectory()+"/main.pid")
+	}
 	u.set("ExecStart", commandLine(o.Exec, o.Args))
-	if o.Flavour == ExecReload {
+	if o.asksItself() {
 		u.note("Waits for the verdict: a failed upgrade is a failed reload.")
 		u.set("ExecReload", commandLine(o.Holdfast, []string{
 			"reload",
@@ -128,14 +130,21 @@ func (o Options) lifecycle(u *unit) {
 			"--timeout=" + span(o.reloadTimeout()),
 		}))
 	}
-	u.note("Also bounds a reload: check, start and probation fit into it.")
+	switch o.Mode {
+	case Overlap:
+		u.note("Also bounds a reload: check, start and probation fit into it.")
+	case InPlace:
+		u.note("Also bounds a reload: check, drain and start fit into it.")
+	}
 	u.set("TimeoutStartSec", span(o.reloadTimeout()+reloadMargin))
 	u.note(fmt.Sprintf("The drain (%s) and a margin.", span(o.DrainTimeout)))
 	u.set("TimeoutStopSec", span(o.DrainTimeout+stopMargin))
 	if !o.NoWatchdog {
 		u.set("WatchdogSec", span(o.Watchdog))
 	}
-	u.note("Both generations get SIGTERM and drain.")
+	if o.Mode == Overlap {
+		u.note("Both generations get SIGTERM and drain.")
+	}
 	u.set("KillMode", "control-group")
 	u.set("Restart", "on-failure")
 	if u.knows("RestartSteps") {
@@ -145,7 +154,9 @@ func (o Options) lifecycle(u *unit) {
 	} else {
 		u.set("RestartSec", "1s")
 	}
-	u.note("A new version killed for want of memory leaves the old one in place.")
+	if o.Mode == Overlap {
+		u.note("A new version killed for want of memory leaves the old one in place.")
+	}
 	u.set("OOMPolicy", "continue")
 	u.set("FileDescriptorStoreMax", strconv.Itoa(o.FileDescriptorStoreMax))
 	u.note("Kept across a restart; a stop closes what is stored, so that clients are refused and do not hang.")
@@ -208,7 +219,7 @@ func (o Options) hardening(u *unit) {
 // execPaths are the directories of the two programs and what was asked for.
 func (o Options) execPaths() []string {
 	dirs := []string{path.Dir(o.Exec)}
-	if o.Flavour == ExecReload {
+	if o.asksItself() {
 		dirs = append(dirs, path.Dir(o.Holdfast))
 	}
 	dirs = append(dirs, o.ExecDirectories...)

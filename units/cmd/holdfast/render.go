@@ -50,6 +50,9 @@ Service:
 Systemd:
       --systemd=VERSION         the oldest version that must understand the units
                                 (252: Debian 12, RHEL 9); from 239
+      --mode=MODE               overlap: the new version runs beside the old one;
+                                in-place: in its process; restart: by "systemctl
+                                restart" only
       --flavour=FLAVOUR         exec-reload: "systemctl reload" waits and fails if
                                 the upgrade failed; notify-reload: from 253, needs
                                 no holdfast at runtime, but always looks like a
@@ -86,6 +89,7 @@ func render(args []string, stdout, stderr io.Writer) int {
 		outputDir string
 		force     bool
 	)
+	mode := c.String("mode", string(units.Overlap), "")
 	flavour := c.String("flavour", string(units.ExecReload), "")
 	c.StringVar(&o.Name, "name", "", "")
 	c.StringVar(&o.Exec, "exec", "", "")
@@ -116,7 +120,7 @@ func render(args []string, stdout, stderr io.Writer) int {
 	if code, done := c.Read(args); done {
 		return code
 	}
-	o.Flavour = units.Flavour(*flavour)
+	o.Mode, o.Flavour = units.Mode(*mode), units.Flavour(*flavour)
 	o.Watchdog, o.NoWatchdog = *watchdog, *watchdog == 0
 	o.Args = c.Args()
 
@@ -144,7 +148,7 @@ func render(args []string, stdout, stderr io.Writer) int {
 // flagOf has the flag for each of units.Options.
 var flagOf = map[string]string{
 	"Name": "--name", "Exec": "--exec", "Args": "ARG", "Description": "--description", "Documentation": "--documentation",
-	"Flavour": "--flavour", "Sockets": "--socket",
+	"Mode": "--mode", "Flavour": "--flavour", "Sockets": "--socket",
 	"CheckTimeout": "--check-timeout", "StartTimeout": "--start-timeout", "Probation": "--probation", "DrainTimeout": "--drain-timeout", "Watchdog": "--watchdog",
 	"StateDirectory": "--state-directory", "FileDescriptorStoreMax": "--fd-store-max", "ExecDirectories": "--exec-directory", "Holdfast": "--holdfast",
 	"UnitLines": "--unit-line", "ServiceLines": "--service-line", "SocketLines": "--socket-line",

@@ -33,6 +33,8 @@ func TestRenderOptions(t *testing.T) {
 		{"--user", "\nWantedBy=default.target\n"},
 		{"--check-timeout=1s --start-timeout=2s --probation=3s --drain-timeout=4s", "\nTimeoutStartSec=51s\n"},
 		{"--drain-timeout=4s", "\nTimeoutStopSec=34s\n"},
+		{"--mode=in-place", " --timeout=85s\n"},
+		{"--mode=restart", "\nTimeoutStartSec=75s\n"},
 		{"--watchdog=7s", "\nWatchdogSec=7s\n"},
 		{"--state-directory=myapp", "\nStateDirectory=myapp\n"},
 		{"--fd-store-max=7", "\nFileDescriptorStoreMax=7\n"},
