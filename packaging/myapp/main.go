@@ -42,6 +42,8 @@ func run(ctx context.Context, args []string) error {
 	beat := flags.Duration("beat", 500*time.Millisecond, "how often a new version on trial says that it is alive")
 	start := flags.Duration("start-timeout", 30*time.Second, "how long a new version may take to be ready")
 	drain := flags.Duration("drain", 30*time.Second, "how long an old version may finish what it has")
+	var mode reexec.Mode
+	flags.TextVar(&mode, "mode", reexec.Overlap, "how one version follows another: overlap, in-place or restart")
 	check := flags.Bool("check", false, "check the configuration and exit")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
@@ -62,6 +64,7 @@ func run(ctx context.Context, args []string) error {
 		Beat:         *beat,
 		StartTimeout: *start,
 		DrainTimeout: *drain,
+		Mode:         mode,
 		CheckOnly:    *check,
 		Check: func(context.Context) error {
 			if *greeting == "" {
