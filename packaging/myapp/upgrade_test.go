@@ -37,15 +37,20 @@ func TestMain(m *testing.M) {
 // onStandIn are the units that holdfast renders, and a drop-in.
 func onStandIn(t *testing.T, systemd int) reexectest.Options {
 	t.Helper()
+	return onStandInBy(t, systemd, units.Overlap)
+}
+
+func onStandInBy(t *testing.T, systemd int, mode units.Mode) reexectest.Options {
+	t.Helper()
 	files, err := units.Render(units.Options{
-		Name: "myapp", Exec: "/usr/bin/myapp", Systemd: systemd,
+		Name: "myapp", Exec: "/usr/bin/myapp", Systemd: systemd, Mode: mode,
 		Sockets: []units.Socket{{Name: "http", Address: "127.0.0.1:8080"}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The first sign of life ends a trial.
-	o := reexectest.Options{Systemd: systemd, Files: dropIn("-probation=1us")}
+	o := reexectest.Options{Systemd: systemd, Files: dropIn("-probation=1us -mode=" + string(mode))}
 	for _, f := range files {
 		o.Files[f.Name] = f.Content
 	}
@@ -67,6 +72,26 @@ func TestUpgrade(t *testing.T) {
 		// More in a row are in reexec and vmtests: TestTwentyUpgradesInARow, TestUpgradeUnderLoad.
 		Upgrades: 3,
 	})
+}
+
+// The other modes keep what they promise. What they do not, the suite skips with
+// the reason.
+func TestUpgradeModes(t *testing.T) {
+	t.Parallel()
+	for mode, has := range map[units.Mode][]reexectest.Capability{
+		units.InPlace: {reexectest.InPlace},
+		units.Restart: nil,
+	} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			reexectest.TestUpgrade(t, reexectest.Service{
+				Options:  onStandInBy(t, reexectest.DefaultSystemd, mode),
+				Clients:  reexectest.HTTP{Socket: "http", Path: "/echo"},
+				Has:      has,
+				Upgrades: 3,
+			})
+		})
+	}
 }
 
 // An upgrade goes the same way with every systemd, and says what it is.

@@ -27,7 +27,7 @@ var suite = []suiteCase{
 	},
 	{
 		"load", "an upgrade loses no request, neither on a new connection nor on one that is kept alive",
-		[]Capability{Overlaps},
+		[]Capability{LosesNothing},
 		(*trial).underLoad,
 	},
 	{
@@ -41,8 +41,7 @@ var suite = []suiteCase{
 		(*trial).overlap,
 	},
 	{
-		"in_flight", "a request that is in flight when the upgrade begins is answered whole",
-		[]Capability{Overlaps},
+		"in_flight", "a request that is in flight when the upgrade begins is answered whole", nil,
 		(*trial).inFlight,
 	},
 	{
@@ -51,8 +50,13 @@ var suite = []suiteCase{
 		(*trial).newMain,
 	},
 	{
+		"same_process", "an upgrade in place keeps the main process, which runs the next version, and restarts nothing",
+		[]Capability{InPlace},
+		(*trial).sameProcess,
+	},
+	{
 		"unfit", "a file that cannot run as the next version changes nothing, and the next good one is upgraded to",
-		[]Capability{Overlaps},
+		[]Capability{LosesNothing},
 		(*trial).unfit,
 	},
 	{
@@ -85,7 +89,7 @@ var suite = []suiteCase{
 	},
 	{
 		"two_reloads", "two reloads at once both end, one main process is left, and no request is lost",
-		[]Capability{Overlaps},
+		[]Capability{LosesNothing},
 		(*trial).twoReloads,
 	},
 	{
@@ -141,8 +145,13 @@ func (t *trial) underLoad() {
 func (t *trial) restart() {
 	u := t.start()
 	l := t.clients(u, fewClients, thinking)
+	before := u.Show()
 	if err := u.Restart(t.Context()); err != nil {
 		t.broken("%v", err)
+	}
+	// NRestarts= counts those that systemd decides on, after a failure.
+	if now := u.Show(); now.MainPID == before.MainPID || now.NRestarts != before.NRestarts {
+		t.broken("after the restart the service is %v, and was %v", now, before)
 	}
 	if err := l.round(t.Context()); err != nil {
 		t.broken("after the restart: %v", err)
@@ -443,13 +452,47 @@ func (t *trial) inFlight() {
 		t.Skip("no client can have a request in flight: see SlowClient, and HTTP.SlowPath")
 	}
 	before := len(u.Processes())
-	if err := t.upgrade(u); err != nil {
-		t.broken("with a request in flight the upgrade failed: %v", err)
+	if _, waits := t.lacks[Overlaps]; waits {
+		t.inFlightFirst(u, finish)
+	} else {
+		if err := t.upgrade(u); err != nil {
+			t.broken("with a request in flight the upgrade failed: %v", err)
+		}
+		if err := finish(); err != nil {
+			t.broken("a request that was in flight when the upgrade began was cut: %v", err)
+		}
+	}
+	t.alone(u, before, 0)
+}
+
+// inFlightFirst upgrades a service whose upgrade ends after the requests that
+// are in flight.
+func (t *trial) inFlightFirst(u *Unit, finish func() error) {
+	t.Helper()
+	result := t.later(func() error { return t.upgrade(u) })
+	begun := Condition{"the upgrade has begun", func(p Properties) bool { return p.SubState != "running" || p.ControlPID != 0 }}
+	if err := u.WaitFor(t.Context(), begun); err != nil {
+		t.broken("%v", err)
 	}
 	if err := finish(); err != nil {
 		t.broken("a request that was in flight when the upgrade began was cut: %v", err)
 	}
-	t.alone(u, before, 0)
+	if err := <-result; err != nil {
+		t.broken("with a request in flight the upgrade failed: %v", err)
+	}
+	t.mustAnswer(u, "after the upgrade")
+}
+
+func (t *trial) sameProcess() {
+	u := t.start()
+	before := u.Show()
+	for range 2 {
+		t.mustUpgrade(u)
+		t.unchanged(u, before, "an upgrade in place")
+		if !sameFile(before.MainPID, u.Path(t.program)) {
+			t.broken("the upgrade ended, and process %d does not run the file that was installed", before.MainPID)
+		}
+	}
 }
 
 func (t *trial) newMain() {

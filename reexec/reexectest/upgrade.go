@@ -25,6 +25,12 @@ type Capability string
 const (
 	// Overlaps: the old version serves until the next one is ready.
 	Overlaps Capability = "overlaps"
+	// InPlace: the next version is executed in the process of the old one. A
+	// service that has it neither overlaps nor rolls back.
+	InPlace Capability = "in place"
+	// LosesNothing: no request is lost to an upgrade, and a failed one changes
+	// nothing.
+	LosesNothing Capability = "loses nothing"
 	// ReportsFailure: the reload fails when the upgrade does. So it does if
 	// ExecReload= waits for the verdict.
 	ReportsFailure Capability = "reports failure"
@@ -94,7 +100,9 @@ type suiteCase struct {
 // What a service can do is seen from its unit; Has and Lacks say where that is wrong:
 //
 //	Overlaps        ExecReload=, or Type=notify-reload
+//	LosesNothing    the same
 //	RollsBack       the same: a unit does not show whether there is a trial
+//	InPlace         never: say so in Has
 //	ReportsFailure  ExecReload= that is more than kill, pkill or killall
 //	HeldSockets     a socket unit
 //	Restarts        Restart=always, on-failure, on-abnormal or on-abort
@@ -147,7 +155,7 @@ func (sc suiteCase) try(t testing.TB, c *conformance) {
 // look finds out what the unit shows.
 // check finds what nobody can have meant.
 func (s *Service) check() error {
-	known := []Capability{Overlaps, ReportsFailure, RollsBack, HeldSockets, Restarts}
+	known := []Capability{Overlaps, InPlace, LosesNothing, ReportsFailure, RollsBack, HeldSockets, Restarts}
 	for _, c := range s.Has {
 		if _, both := s.Lacks[c]; both {
 			return fmt.Errorf("reexectest: Service.Has and Lacks have %q: must be in one of them", c)
@@ -191,6 +199,10 @@ func look(s Service) (*conformance, error) {
 	c.detect(u)
 	for _, has := range s.Has {
 		delete(c.lacks, has)
+		if has == InPlace {
+			why := "the next version is executed in the process of the old one"
+			c.lacks[Overlaps], c.lacks[RollsBack] = why, why
+		}
 	}
 	maps.Copy(c.lacks, s.Lacks)
 	if c.program == "" {
@@ -217,11 +229,12 @@ func (c *conformance) detect(u *Unit) {
 		}
 	}
 	c.verb = "reload"
+	c.lacks[InPlace] = "Service.Has does not say so"
 	switch reload := service.ExecReload; {
 	case len(reload) == 0 && service.Type != "notify-reload":
 		c.verb = "restart"
 		why := "it has neither ExecReload= nor Type=notify-reload: an upgrade is a restart"
-		c.lacks[Overlaps], c.lacks[RollsBack], c.lacks[ReportsFailure] = why, why, why
+		c.lacks[Overlaps], c.lacks[LosesNothing], c.lacks[RollsBack], c.lacks[ReportsFailure] = why, why, why, why
 	case len(reload) == 0:
 		c.lacks[ReportsFailure] = "with Type=notify-reload READY=1 is always a success, see sd_notify(3)"
 	case onlySignals(reload):
