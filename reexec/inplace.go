@@ -32,10 +32,9 @@ const inPlaceVariable = "HOLDFAST_INPLACE"
 type manifest struct {
 	handover.Hello
 	// Executed is when. The next program has the rest of StartTimeout from then.
-	Executed     time.Time       `json:"executed"`
-	StartTimeout time.Duration   `json:"start_timeout"` // nanoseconds
-	Verdict      control.Verdict `json:"verdict"`       // to be said when it is main
-	Drain        control.Drain   `json:"drain"`
+	Executed time.Time       `json:"executed"`
+	Verdict  control.Verdict `json:"verdict"` // to be said when it is main
+	Drain    control.Drain   `json:"drain"`
 	// Signalled: a SIGUSR2 came too late for the old program; it is yours.
 	Signalled   bool                `json:"signalled,omitempty"`
 	Descriptors []carriedDescriptor `json:"descriptors,omitempty"`
@@ -322,9 +321,9 @@ func (s *Service) becomeNow(path string, v control.Verdict, generation int) erro
 	m := &manifest{
 		Hello: handover.Hello{
 			Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
-			Instance: s.instance, Generation: generation, Last: s.lastVerdict(),
+			Instance: s.instance, Generation: generation, Last: s.lastVerdict(), StartTimeout: s.opts.StartTimeout,
 		},
-		Executed: time.Now(), StartTimeout: s.opts.StartTimeout, Verdict: v, Signalled: r.early,
+		Executed: time.Now(), Verdict: v, Signalled: r.early,
 		Drain: s.drain.record.report(s.self()), Connections: r.gathered.connections,
 	}
 	for _, p := range r.gathered.list {

@@ -224,6 +224,7 @@ func (s *Service) start() {
 			hello := handover.Hello{
 				Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
 				Instance: s.instance, Generation: s.generation + 1, Beat: s.opts.Beat, Last: s.lastVerdict(),
+				StartTimeout: s.opts.StartTimeout,
 			}
 			s.states.follow(c)
 			s.states.expect(c, c.ended)

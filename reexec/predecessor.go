@@ -56,9 +56,9 @@ type elder struct {
 }
 
 // join takes the handover socket from the environment and receives all that
-// the predecessor hands over. It returns nil without an error when there is no
-// predecessor.
-func join(name, version string) (*predecessor, inherited, error) {
+// the predecessor hands over within patience. It returns nil without an error
+// when there is no predecessor.
+func join(name, version string, patience time.Duration) (*predecessor, inherited, error) {
 	// Children of the service, which may be services themselves, do not need it.
 	_ = os.Unsetenv(executableVariable)
 	value, ok := os.LookupEnv(handoverVariable)
@@ -93,7 +93,7 @@ func join(name, version string) (*predecessor, inherited, error) {
 	}
 	keepOOMScore(pid)
 	nameProcess(argv[0])
-	got, err := p.receive(name, version)
+	got, err := p.receive(name, version, patience)
 	if err != nil {
 		p.leave(err)
 		return nil, inherited{}, fmt.Errorf("reexec: join PID %d: %w", pid, err)
@@ -152,7 +152,18 @@ func takeStderr(fd int) error {
 	return nil
 }
 
-func (p *predecessor) receive(name, version string) (got inherited, err error) {
+// receive takes what is handed over. A predecessor that has not done so within
+// patience hangs.
+func (p *predecessor) receive(name, version string, patience time.Duration) (got inherited, err error) {
+	if err := p.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return got, err
+	}
+	defer func() {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("the predecessor hangs: it did not hand over within %v: %w", patience, err)
+		}
+		err = errors.Join(err, p.conn.SetReadDeadline(time.Time{}))
+	}()
 	f, files, err := p.conn.Receive()
 	if err != nil {
 		return got, err

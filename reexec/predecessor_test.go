@@ -3,10 +3,14 @@
 package reexec
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 )
 
 func TestParseHandover(t *testing.T) {
@@ -88,7 +92,7 @@ func TestJoinRefusesForeignDescriptors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv(handoverVariable, fmt.Sprintf("%d,%d,%d", c.socket, minFD(w), os.Getppid()))
-			_, _, err := join("myapp", "1")
+			_, _, err := join("myapp", "1", time.Minute)
 			if err == nil || !strings.Contains(err.Error(), handoverVariable) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want it to name the variable and to say %q", err, c.want)
 			}
@@ -103,5 +107,35 @@ func TestJoinRefusesForeignDescriptors(t *testing.T) {
 	buf := make([]byte, 1)
 	if _, err := r.Read(buf); err != nil {
 		t.Errorf("the pipe was closed under its owner: %v", err)
+	}
+}
+
+// A predecessor that says nothing, or stops in the middle, is not waited for.
+func TestReceiveFromOneThatHangs(t *testing.T) {
+	for name, say := range map[string]func(*handover.Conn) error{
+		"nothing": func(*handover.Conn) error { return nil },
+		"hello only": func(c *handover.Conn) error {
+			return c.Send(handover.KindHello, handover.Hello{Versions: handover.Ours, Name: "myapp"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			theirs, file, err := handover.Pair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer theirs.Close()
+			conn, err := handover.New(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := say(theirs); err != nil {
+				t.Fatal(err)
+			}
+			_, err = (&predecessor{conn: conn}).receive("myapp", "1", 20*time.Millisecond)
+			if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), "the predecessor hangs: it did not hand over within 20ms") {
+				t.Errorf("error is %v", err)
+			}
+		})
 	}
 }

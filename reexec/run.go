@@ -429,7 +429,7 @@ func (s *Service) enter(next machine.State, e event) {
 	if d := s.deadline(next); d > 0 {
 		r.timer = time.NewTimer(d)
 		r.timerC = r.timer.C
-		if next != machine.Starting {
+		if next.Drains() {
 			r.farewell()
 			r.farewell = s.drain.deadline(d)
 		}
@@ -444,6 +444,10 @@ func (s *Service) late() string {
 	switch s.state {
 	case machine.Renewed:
 		return fmt.Sprintf("not ready within %v", s.renewed.StartTimeout)
+	case machine.Joining:
+		return "not ready in time, and the predecessor does not say so: it hangs"
+	case machine.Offered:
+		return fmt.Sprintf("the predecessor (PID %d) does not answer: it hangs", s.predecessor.process.PID)
 	case machine.Starting:
 	default:
 		return ""
@@ -462,6 +466,9 @@ func (s *Service) deadline(state machine.State) time.Duration {
 		return s.opts.StartTimeout
 	case machine.Emptying, machine.Draining, machine.Resigning, machine.Stopping:
 		return s.opts.DrainTimeout
+	case machine.Joining, machine.Offered:
+		// A predecessor that lives decides before that: its time began earlier.
+		return max(s.opts.StartTimeout, s.predecessor.hello.StartTimeout)
 	case machine.Renewed:
 		return s.renewed.left()
 	}

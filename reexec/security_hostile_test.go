@@ -26,6 +26,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+	"github.com/holdfast-go/holdfast/reexec/internal/stateframe"
 )
 
 // descriptors counts those of a process.
@@ -197,11 +198,20 @@ func TestKeysStayInTheHandover(t *testing.T) {
 	t.Parallel()
 	key := bytes.Repeat([]byte("\xfaKEY"), 8)
 	c := startChild(t, quick())
-	h := hello()
-	h.TicketKeys = []handover.TicketKey{{Key: key, Made: time.Now()}}
-	c.send(handover.KindHello, h)
+	frame, _, err := stateframe.Write(stateframe.Header{Name: "holdfast.tickets", Version: 1, Seq: 1}, func(w io.Writer) error {
+		return json.NewEncoder(w).Encode([]map[string]any{{"key": key, "made": time.Now()}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frame.Close()
+	c.send(handover.KindHello, hello())
 	c.expect(handover.KindHello, nil)
-	c.send(handover.KindComplete, handover.Complete{})
+	c.send(handover.KindDescriptors, handover.Descriptors{List: []handover.Descriptor{
+		{Role: "state", Name: "holdfast.tickets", Current: true},
+	}}, int(frame.Fd()))
+	c.expect(handover.KindReceived, nil)
+	c.send(handover.KindComplete, handover.Complete{Count: 1})
 	c.expect(handover.KindReady, nil)
 	c.send(handover.KindServe, nil)
 	c.expect(handover.KindBeat, nil)

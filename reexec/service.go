@@ -85,7 +85,7 @@ var ErrTwice = errors.New("reexec: New was called before in this process")
 // before anything that others can see is done.
 //
 // In a successor it receives what the predecessor hands over, which takes as
-// long as the predecessor's StartTimeout at most. It installs the handler for
+// long as StartTimeout at most, the predecessor's or Options'. It installs the handler for
 // SIGUSR2, since a signal may come before Run is called.
 func New(opts Options) (_ *Service, err error) {
 	if opts, err = opts.withDefaults(); err != nil {
@@ -117,7 +117,7 @@ func New(opts Options) (_ *Service, err error) {
 	s.run.thaw = func() {}
 	s.run.adding = make(chan struct{}, 1)
 	signal.Notify(s.upgrades, syscall.SIGUSR2)
-	pred, got, err := join(opts.Name, opts.Version)
+	pred, got, err := join(opts.Name, opts.Version, opts.StartTimeout)
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,9 @@ type Hello struct {
 	Generation int              `json:"generation,omitempty"` // of the successor
 	Beat       time.Duration    `json:"beat,omitempty"`       // nanoseconds
 	Last       *control.Verdict `json:"last,omitempty"`
+	// StartTimeout is how long the predecessor waits for the successor, in
+	// nanoseconds.
+	StartTimeout time.Duration `json:"start_timeout,omitempty"`
 }
 
 // Descriptor describes one descriptor that travels with a Descriptors frame.

@@ -68,7 +68,16 @@ func (s State) String() string {
 // on leaving, so no timer can outlive its state.
 func (s State) Timed() bool {
 	switch s {
-	case Starting, Probation, Emptying, Renewed, Draining, Resigning, Stopping:
+	case Joining, Offered, Starting, Probation, Emptying, Renewed, Draining, Resigning, Stopping:
+		return true
+	}
+	return false
+}
+
+// Drains says whether a generation in s waits for what is left.
+func (s State) Drains() bool {
+	switch s {
+	case Emptying, Draining, Resigning, Stopping:
 		return true
 	}
 	return false

@@ -67,7 +67,7 @@ var (
 	almostMain = row{Upgrade: stay(Hold)}
 
 	// Successors before they are main.
-	joined = merge(noSuccessor, noCheck, noMove, noExecve, noTimer, notMain)
+	joined = merge(noSuccessor, noCheck, noMove, noExecve, notMain)
 	// Main, whatever it is doing about an upgrade.
 	mainRow = merge(noSuccessor, noPredecessor, noCheck, noMove, noExecve, noDrain, noTimer, builtOnce, busy,
 		row{Failed: to(Gone, ExitFailed)})
@@ -104,8 +104,10 @@ var rows = map[State]row{
 	}),
 
 	Joining: merge(joined, noDrain, row{
-		Built:    to(Offered, OfferSelf),
-		Failed:   to(Gone, SayLeaving, ExitFailed),
+		Built:  to(Offered, OfferSelf),
+		Failed: to(Gone, SayLeaving, ExitFailed),
+		// Later than a predecessor that lives would have killed it.
+		Deadline: to(Gone, SayLeaving, ExitFailed),
 		Serve:    ignore("not offered yet"),
 		Promote:  ignore("not offered yet"),
 		Undo:     to(Gone, Exit),
@@ -114,16 +116,19 @@ var rows = map[State]row{
 		Hurry:    to(Gone, Exit),
 	}),
 	Offered: merge(joined, noDrain, builtOnce, almostMain, row{
-		Failed:  to(Gone, SayLeaving, ExitFailed),
-		Serve:   to(Trial, Accept),
-		Promote: to(Serving, promoted...),
-		Undo:    to(Gone, Exit),
+		Failed: to(Gone, SayLeaving, ExitFailed),
+		// The predecessor hangs, and is main: its clients wait for it, or for
+		// systemd's watchdog to end it, which must not find us beside it.
+		Deadline: to(Gone, SayLeaving, ExitFailed),
+		Serve:    to(Trial, Accept),
+		Promote:  to(Serving, promoted...),
+		Undo:     to(Gone, Exit),
 		// The predecessor died before it read the offer, so the file names it.
 		Orphaned: to(Serving, with([]Action{NameSelf}, with(becomeMain, AnnounceAdopted)...)...),
 		Stop:     to(Gone, Exit),
 		Hurry:    to(Gone, Exit),
 	}),
-	Trial: merge(joined, noDrain, builtOnce, almostMain, row{
+	Trial: merge(joined, noDrain, noTimer, builtOnce, almostMain, row{
 		Failed:   to(Stopping, SayLeaving, DrainNow),
 		Serve:    ignore("it accepts already"),
 		Promote:  to(Serving, promoted...),

@@ -399,6 +399,11 @@ func (x *explorer) successors(w World) []step {
 			}
 		}
 		switch g.state {
+		case machine.Joining, machine.Offered:
+			// Comes only if the predecessor hangs, and does not see it either.
+			if w.gen[g.pred].hung {
+				event(i, machine.Deadline, normal)
+			}
 		case machine.Starting, machine.Emptying:
 			event(i, machine.Deadline, normal)
 		case machine.Probation:
