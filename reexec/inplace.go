@@ -189,9 +189,9 @@ func (s *Service) empty() {
 	r := &s.run
 	r.gathered = new(gathered)
 	var err error
-	if r.gathered.list, err = s.inv.pass(); err != nil {
+	if r.gathered.list, err = s.passing(false); err != nil {
 		// The loop must not wait for itself.
-		go s.send(event{kind: machine.Failed, err: fmt.Errorf("execute in place: %w", err), reason: err.Error()})
+		go s.post(machine.Unexecuted, fmt.Sprintf("execute %s: %v", s.opts.Executable, err))
 		return
 	}
 	// A reload's time-out is the unit's TimeoutStartSec=, which knows nothing of drains.
@@ -264,10 +264,6 @@ func (s *Service) endRequests() {
 	r.requests, r.held = nil, nil
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	var err error
-	if r.gathered.list, err = s.passOwn(r.gathered.list, false); err != nil {
-		s.log.Error("execute in place", "error", err) // what is lost then can be bound anew
-	}
 	r.control.end(ctx)
 }
 

@@ -220,7 +220,7 @@ func (s *Service) start() {
 		s.log.Info("successor started", "pid", c.process.PID, "version", c.process.Version)
 		s.follower.Store(c) // before it is looked what there is, so that nothing is missed
 		var list []passing
-		if list, err = s.passing(); err == nil {
+		if list, err = s.passing(true); err == nil {
 			hello := handover.Hello{
 				Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
 				Instance: s.instance, Generation: s.generation + 1, Beat: s.opts.Beat, Last: s.lastVerdict(),
@@ -260,17 +260,13 @@ func (s *Service) handOver(c *successor, hello handover.Hello, list []passing, t
 }
 
 // passing collects all descriptors for the successor.
-func (s *Service) passing() ([]passing, error) {
+//
+// We are an elder of whoever follows, unless that is in this process.
+func (s *Service) passing(leaving bool) ([]passing, error) {
 	list, err := s.inv.pass()
 	if err != nil {
 		return nil, err
 	}
-	return s.passOwn(list, true)
-}
-
-// passOwn adds what is not in the inventory. We are an elder of whoever follows,
-// unless that is in this process.
-func (s *Service) passOwn(list []passing, leaving bool) (_ []passing, err error) {
 	add := func(d handover.Descriptor, conn any) error {
 		fd, err := duplicate(conn)
 		if err == nil {
@@ -284,11 +280,11 @@ func (s *Service) passOwn(list []passing, leaving bool) (_ []passing, err error)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.statusLocked() // drops the elders that are gone
-	elders := s.elders
+	all := s.elders
 	if leaving {
-		elders = append([]*elder{newElder(s.self())}, elders...)
+		all = append([]*elder{newElder(s.self())}, all...)
 	}
-	for _, e := range elders {
+	for _, e := range all {
 		if e.handle.file != nil && err == nil {
 			err = add(handover.Descriptor{Role: roleElder, Elder: &e.Process, KillAt: e.killAt}, e.handle.file)
 		}

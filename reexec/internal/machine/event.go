@@ -38,7 +38,7 @@ const (
 	Moved
 	// Unmoved: MAINPID= could not be sent.
 	Unmoved
-	// Unexecuted: execve(2) came back.
+	// Unexecuted: execve(2) came back, or could not even be prepared.
 	Unexecuted
 	// Serve: the predecessor says: accept.
 	Serve

@@ -192,8 +192,11 @@ var rows = map[State]row{
 	Emptying: merge(mainRow, row{
 		Drained:  to(Executing, Commit, Execute),
 		Deadline: to(Executing, Abandon, Commit, Execute),
-		Stop:     to(Stopping, ReplyStopped, DrainNow),
-		Hurry:    to(Stopping, ReplyStopped, DrainNow),
+		// Not all could be gathered, as at the limit of open files. Nothing else
+		// has begun.
+		Unexecuted: to(Serving, Accept, ReplyRefused),
+		Stop:       to(Stopping, ReplyStopped, DrainNow),
+		Hurry:      to(Stopping, ReplyStopped, DrainNow),
 	}),
 	// What this process had is closed or gathered, so there is no way back to
 	// serving but through execve(2): of the running program, if the new one

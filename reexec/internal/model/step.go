@@ -406,6 +406,12 @@ func (x *explorer) successors(w World) []step {
 			}
 		case machine.Starting, machine.Emptying:
 			event(i, machine.Deadline, normal)
+			if g.state == machine.Emptying && w.faults > 0 {
+				add(i, machine.Unexecuted.String(), none, fault, func(n *World) {
+					n.gen[i].drainBegun = false
+					x.deliver(n, i, machine.Unexecuted)
+				})
+			}
 		case machine.Probation:
 			// Probation is over with the first good beat after its time: what
 			// the successor said before that beat has been read by then. It also waits
