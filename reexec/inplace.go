@@ -337,7 +337,10 @@ func (s *Service) becomeNow(path string, v control.Verdict, generation int) erro
 			environ = append(environ, name+"="+value)
 		}
 	}
-	// Pings of the watchdog end here, and begin when the next program is main.
+	// Pings of the watchdog end here, and begin when the next program is main. The
+	// first message takes back what empty has asked for: a time-out is only ever
+	// extended, but a ping sets it anew.
+	s.tell(notify.WatchdogPing())
 	s.tell(notify.ExtendTimeout(s.opts.StartTimeout + stepMargin))
 
 	fds := []int{minFD(file)}

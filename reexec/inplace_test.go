@@ -97,6 +97,12 @@ func TestInPlace(t *testing.T) {
 			}
 		}
 		load.mustBeWhole()
+		if managed {
+			// What the service has bound is in the store once, whoever stored it.
+			if store := s.status().Store; store == nil || len(store.Entries) != 2 || len(s.notify.Store().Names()) != 2 {
+				t.Errorf("the store has %q, the service says %+v; want two entries", s.notify.Store().Names(), store)
+			}
+		}
 		s.signal(s.first, syscall.SIGTERM)
 		if status := s.waitDeath(s.first); status != "exit 0" {
 			t.Errorf("after a stop the process ended with %s", status)

@@ -94,6 +94,43 @@ func TestUpgradeModes(t *testing.T) {
 	}
 }
 
+// A version that hangs in the process of the old one, before it has any code of
+// ours: systemd's watchdog ends it when its time to start is over, and the
+// service is started again. The reload fails.
+func TestInPlaceHangs(t *testing.T) {
+	t.Parallel()
+	o := onStandInBy(t, reexectest.DefaultSystemd, units.InPlace)
+	o.Files["myapp.service.d/zz.conf"] = "[Service]\nExecStart=\nExecStart=/usr/bin/myapp -mode=in-place -start-timeout=1s\nWatchdogSec=1s\n"
+	u := reexectest.Start(t, o)
+	before := u.Show()
+	if err := u.Install("/usr/bin/myapp", reexectest.Version("2").Slow(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	reload := make(chan error, 1)
+	go func() { reload <- u.Reload(t.Context()) }()
+	executed := reexectest.StatusText("executing: 1 (generation 1)")
+	if err := u.WaitFor(t.Context(), executed); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := u.Install("/usr/bin/myapp", reexectest.Version("3")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-reload; err == nil {
+		t.Error("the reload succeeded")
+	}
+	t.Logf("the reload failed after %v", time.Since(began))
+	restarted := reexectest.Condition{Text: "the service was started again", Holds: func(p reexectest.Properties) bool {
+		return p.NRestarts == before.NRestarts+1 && p.SubState == "running"
+	}}
+	if err := u.WaitFor(t.Context(), restarted); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.WaitFor(t.Context(), reexectest.StatusText("running: 3 (generation 1)")); err != nil {
+		t.Error(err)
+	}
+}
+
 // An upgrade goes the same way with every systemd, and says what it is.
 func TestUpgradeStatus(t *testing.T) {
 	t.Parallel()
