@@ -356,7 +356,7 @@ func (h *State) keep(frames, useless []*heldFrame) {
 			wanted = wanted && newerOnes < otherFormats
 		}
 		if !wanted {
-			if f.stored != "" {
+			if f.stored != "" && f.Version != h.def.version { // ours goes with the next commit
 				h.stale = append(h.stale, f.stored)
 			}
 			f.close()
