@@ -77,19 +77,16 @@ func (s *Service) Keep(ctx context.Context, name string, conn syscall.Conn) erro
 // service, once; the error is a [*NotKeptError] if there is none. The file is the
 // caller's, and its blocking mode as it was; [net.FileConn] makes a connection of
 // it. It stays kept until [Service.Release].
+//
+// In an upgrade the new version gets all this, too, while the old one still
+// reads and writes it: for connections, that is what [Service.MoveSession] is
+// for. [Service.Generation] is 1 after a crash.
 func (s *Service) Kept(name string) (*os.File, error) {
 	s.inv.mu.Lock()
 	defer s.inv.mu.Unlock()
 	k, ok := s.inv.kept[name]
 	if !ok || k.claimed {
-		e := &NotKeptError{Name: name, Claimed: ok}
-		for name, k := range s.inv.kept {
-			if !k.claimed {
-				e.Kept = append(e.Kept, name)
-			}
-		}
-		slices.Sort(e.Kept)
-		return nil, e
+		return nil, &NotKeptError{Name: name, Kept: s.inv.keptNames(), Claimed: ok}
 	}
 	fd, err := duplicate(k.file)
 	if err != nil {
@@ -97,6 +94,24 @@ func (s *Service) Kept(name string) (*os.File, error) {
 	}
 	k.claimed = true
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// KeptNames are the names for which [Service.Kept] has something, sorted.
+func (s *Service) KeptNames() []string {
+	s.inv.mu.Lock()
+	defer s.inv.mu.Unlock()
+	return s.inv.keptNames()
+}
+
+// keptNames is for who holds the lock.
+func (inv *inventory) keptNames() (names []string) {
+	for name, k := range inv.kept {
+		if !k.claimed {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Release ends what [Service.Keep] has begun: systemd closes its copy. That
