@@ -51,7 +51,7 @@ func start(t *testing.T, systemd int, more string) *memo {
 }
 
 func (m *memo) config(more string) string {
-	return fmt.Sprintf("[Service]\nExecStart=\nExecStart=/usr/bin/memo -probation=100ms -http=%s -echo=%s -talk=%s\nRestartSec=10ms\n%s\n", m.web, m.echo, m.talk, more)
+	return fmt.Sprintf("[Service]\nExecStart=\nExecStart=/usr/bin/memo -probation=100ms -http=%s -echo=%s -talk=unix:%s\nRestartSec=10ms\n%s\n", m.web, m.echo, m.talk, more)
 }
 
 // ask makes a request and returns the status code and the body.

@@ -2,7 +2,7 @@
 
 // Command memo is a service without a socket unit. It binds its sockets itself,
 // and systemd's fd store gives them back when it was killed, with the memos and
-// the conversation that it keeps there: see crash_test.go.
+// the conversations that it keeps there: see crash_test.go.
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 func main() {
 	web := flag.String("http", "127.0.0.1:7080", "where memos are kept")
 	echo := flag.String("echo", "127.0.0.1:7080", "where datagrams are echoed")
-	talk := flag.String("talk", "/run/memo-talk.sock", "where the conversation is held")
+	talk := flag.String("talk", "unix:/run/memo-talk.sock", "where conversations are held, network:address")
 	probation := flag.Duration("probation", 5*time.Second, "how long a new version is on trial")
 	flag.Parse()
 	if err := run(*web, *echo, *talk, *probation); err != nil {
@@ -52,7 +52,8 @@ func run(web, echo, talk string, probation time.Duration) error {
 		return err
 	}
 	go echoPackets(packets)
-	talks, err := service.Listen("talk", "unix", talk)
+	network, address, _ := strings.Cut(talk, ":")
+	talks, err := service.Listen("talk", network, address)
 	if err != nil {
 		return err
 	}
