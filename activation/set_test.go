@@ -170,6 +170,58 @@ func TestOwnership(t *testing.T) {
 	}
 }
 
+// What is in the store is handed out raw, if it is asked for; the copy of a socket
+// that arrived twice is only named.
+func TestTakeStored(t *testing.T) {
+	first, addr := listenerFile(t)
+	fd, err := unix.Dup(int(first.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socketUnits, _ := listenerFile(t)
+	set := newSet(
+		t,
+		activation.Passed{File: first, Name: "bound/a@1", Source: activation.SourceStore},
+		activation.Passed{File: os.NewFile(uintptr(fd), "copy"), Name: "bound/b@2", Source: activation.SourceStore},
+		activation.Passed{File: reader, Name: "theirs@3", Source: activation.SourceStore},
+		activation.Passed{File: writer, Name: "bound/c@4", Source: activation.SourceOther},
+		activation.Passed{File: socketUnits, Name: "bound/d@5", Source: activation.SourceSocket},
+	)
+	ours := func(name string) bool { return strings.HasPrefix(name, "bound/") }
+	taken := set.TakeStored(ours)
+	if len(taken) != 1 {
+		t.Fatalf("taken: %v", taken)
+	}
+	got := taken[0]
+	defer got.File.Close()
+	if got.Name != "bound/a@1" || got.Kind != activation.KindListener || got.Addr != addr || !got.Claimed || !slices.Equal(got.Aliases, []string{"bound/b@2"}) {
+		t.Errorf("taken: %v, claimed %t, aliases %q", got.Info, got.Claimed, got.Aliases)
+	}
+	if !isListening(addr) {
+		t.Error("the socket was closed")
+	}
+	if again := set.TakeStored(ours); again != nil {
+		t.Errorf("taken again: %v", again)
+	}
+	var left []string
+	for _, info := range set.Unclaimed() {
+		left = append(left, info.Name)
+	}
+	if want := []string{"theirs@3", "bound/c@4", "bound/d@5"}; !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q", left, want)
+	}
+	if err := set.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if closed := set.TakeStored(func(string) bool { return true }); closed != nil {
+		t.Errorf("taken of what is closed: %v", closed)
+	}
+}
+
 func TestTakeUnclaimed(t *testing.T) {
 	pipe, w, err := os.Pipe()
 	if err != nil {

@@ -83,6 +83,16 @@ func screen(st control.Status, now time.Time) string {
 	for i, l := range st.Listeners {
 		row(firstOnly("Listeners", i), "%s: %s %s (%s)", l.Name, l.Network, l.Address, l.Origin)
 	}
+	if s := st.Store; s != nil && (len(s.Entries) > 0 || s.Warning != "") {
+		of := ""
+		if s.Limit > 0 {
+			of = fmt.Sprintf(" of %d", s.Limit)
+		}
+		row("FD store", "%d%s in use", len(s.Entries), of)
+		if s.Warning != "" {
+			row("", "warning: %s", s.Warning)
+		}
+	}
 	if st.Adopted > 0 {
 		row("Adopted", "%d connections", st.Adopted)
 	}

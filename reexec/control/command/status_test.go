@@ -22,6 +22,10 @@ func TestStatus(t *testing.T) {
 		{Name: "http", Network: "tcp", Address: "127.0.0.1:8080", Origin: "socket unit"},
 		{Name: "admin", Network: "unix", Address: "/run/admin.sock", Origin: "bound"},
 	}
+	st.Store = &control.Store{
+		Limit: 4, Warning: "a crash would lose 1 of 3 descriptors",
+		Entries: []control.StoreEntry{{Name: "bound/admin/unix/x@1", Kind: "bound"}, {Name: "state/a@2", Kind: "state"}},
+	}
 	st.Adopted = 412
 	last := upgraded
 	last.Outcome, last.Reason, last.From = control.RolledBack, "the health check failed:\nno database \x1b[2J", control.Process{PID: 640, Generation: 3, Version: "1.2"}
@@ -40,6 +44,7 @@ func TestStatus(t *testing.T) {
 			"     Successor: PID 700 (generation 4)\n",
 			"      Draining: PID 600, version 1.1 (generation 2)\n               PID 590 (generation 1)\n",
 			"     Listeners: http: tcp 127.0.0.1:8080 (socket unit)\n               admin: unix /run/admin.sock (bound)\n",
+			"      FD store: 2 of 4 in use\n               warning: a crash would lose 1 of 3 descriptors\n",
 			"       Adopted: 412 connections\n",
 			"  Last upgrade: rolled back on Fri 2026-01-02 04:04:05 UTC",
 			"               from PID 640, version 1.2 (generation 3) to PID 812, version 1.3 (generation 4)\n",
