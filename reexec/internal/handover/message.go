@@ -69,7 +69,9 @@ type Descriptor struct {
 	// Role is "socket" (from systemd), "bound" (bound by an earlier
 	// generation), "control" (the control socket), "elder" (a pidfd of an
 	// older generation that may still drain), "state" (a frame of a state of the
-	// service) or "kept" (what the service itself keeps in the fd store).
+	// service) or "kept" (what the service itself keeps in the fd store). In an
+	// update it may also be "stored": an entry of the fd store, without a
+	// descriptor.
 	Role string `json:"role"`
 	Name string `json:"name,omitempty"`
 	// Stored is the name of its entry in systemd's fd store, if it has one.
