@@ -338,6 +338,7 @@ var breaksUpgrades = map[string]string{
 	"PrivatePIDs":     "the death of the old version would kill the new one",
 	"GuessMainPID":    "systemd must follow the PID file only",
 	"RemainAfterExit": "a crash would look like success",
+	"OOMPolicy":       "any other value ends the old version, which serves, with a new one that wants too much memory",
 	"Accept":          "the service accepts itself",
 	"FlushPending":    "waiting connections would be lost at a restart",
 

@@ -81,6 +81,7 @@ func TestRenderRefuses(t *testing.T) {
 		{"line of two lines", line("Nice=1\nUser=root"), `must be one line`},
 		{"line with a section", line("[Install]=x"), `must be Key=value`},
 		{"line that continues", line(`Nice=1\`), `must not end with a backslash`},
+		{"line with OOMPolicy=", line("OOMPolicy=stop"), `OOMPolicy= must stay as it is rendered: any other value ends the old version, which serves, with a new one`},
 		{"line with KillMode=", line("KillMode=mixed"), `KillMode= must stay as it is rendered: any other value kills or leaks the generation`},
 		{"line with PrivatePIDs=", line("PrivatePIDs=yes"), `the death of the old version would kill the new one`},
 		{"line with a file in ExecPaths=", line("ExecPaths=/usr/bin/myapp"), `use ExecDirectories`},
