@@ -85,7 +85,7 @@ func TestRenderRefuses(t *testing.T) {
 		{"line with KillMode=", line("KillMode=mixed"), `KillMode= must stay as it is rendered: any other value kills or leaks the generation`},
 		{"line with PrivatePIDs=", line("PrivatePIDs=yes"), `the death of the old version would kill the new one`},
 		{"line with a file in ExecPaths=", line("ExecPaths=/usr/bin/myapp"), `use ExecDirectories`},
-		{"line that the version does not know", line("RestartSteps=5"), `RestartSteps= needs systemd 254 or later, and the units are for 252`},
+		{"line that the version does not know", line("FileDescriptorStorePreserve=no"), `FileDescriptorStorePreserve= needs systemd 254 or later, and the units are for 252`},
 		{"unit line with a start limit", func(o *units.Options) { o.UnitLines = []string{"StartLimitBurst=5"} }, `UnitLines[0] "StartLimitBurst=5"`},
 		{"socket line with Accept=", func(o *units.Options) { o.SocketLines = []string{"Accept=yes"} }, `the service accepts itself`},
 		{"mode", func(o *units.Options) { o.Mode = "reload" }, `Mode "reload": must be overlap, in-place or restart`},

@@ -147,13 +147,11 @@ func (o Options) lifecycle(u *unit) {
 	}
 	u.set("KillMode", "control-group")
 	u.set("Restart", "on-failure")
-	if u.knows("RestartSteps") {
-		u.set("RestartSec", "200ms")
-		u.set("RestartSteps", "8")
-		u.set("RestartMaxDelaySec", "30s")
-	} else {
-		u.set("RestartSec", "1s")
-	}
+	// Clients wait for it, and it bounds a crash loop. It must not grow (RestartSteps=): systemd counts
+	// restarts from the last start by hand on, so a service that crashes once a month would wait the
+	// longest time before a year is over. What resets the count (RESTART_RESET=1, from 258 on) hides the
+	// restarts from those who watch NRestarts.
+	u.set("RestartSec", "500ms")
 	if o.Mode == Overlap {
 		u.note("A new version killed for want of memory leaves the old one in place.")
 	}

@@ -43,8 +43,6 @@ var since = map[string]int{
 	"ReloadSignal":                253,
 	"Restart":                     1,
 	"RestartSec":                  1,
-	"RestartSteps":                254,
-	"RestartMaxDelaySec":          254,
 	"TimeoutStartSec":             188,
 	"TimeoutStopSec":              188,
 	"WatchdogSec":                 1,
