@@ -97,6 +97,9 @@ func (o Options) check() error {
 	o.checkLines(bad, "ServiceLines", o.ServiceLines)
 	o.checkLines(bad, "SocketLines", o.SocketLines)
 
+	if o.SoftReboot && o.User {
+		bad("SoftReboot", "true", "the manager of a user ends with a soft-reboot, and its sockets with it: leave it out")
+	}
 	if err := o.checkVersion(); err != nil {
 		errs = append(errs, err)
 	}
@@ -114,6 +117,9 @@ func (o Options) checkVersion() error {
 	case Overlap, InPlace, Restart:
 	default:
 		return &OptionError{"Mode", string(o.Mode), fmt.Sprintf("must be %s, %s or %s", Overlap, InPlace, Restart)}
+	}
+	if o.SoftReboot && o.Systemd < softRebootSince {
+		return &VersionError{"systemctl soft-reboot", softRebootSince, o.Systemd, "leave out SoftReboot: before that there is only a whole reboot, which nothing outlives"}
 	}
 	switch o.Flavour {
 	case ExecReload:

@@ -90,6 +90,7 @@ func TestRenderRefuses(t *testing.T) {
 		{"socket line with Accept=", func(o *units.Options) { o.SocketLines = []string{"Accept=yes"} }, `the service accepts itself`},
 		{"mode", func(o *units.Options) { o.Mode = "reload" }, `Mode "reload": must be overlap, in-place or restart`},
 		{"reload of what is restarted", func(o *units.Options) { o.Mode, o.Flavour, o.Systemd = units.Restart, units.NotifyReload, 257 }, `Flavour "notify-reload": a service that is restarted has no reload`},
+		{"soft-reboot of a user", func(o *units.Options) { o.Systemd, o.User, o.SoftReboot = 257, true, true }, `SoftReboot "true": the manager of a user ends`},
 		{"flavour", func(o *units.Options) { o.Flavour = "restart" }, `Flavour "restart": must be exec-reload or notify-reload`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,13 +115,15 @@ func TestRenderVersions(t *testing.T) {
 	for _, tt := range []struct {
 		systemd int
 		flavour units.Flavour
+		soft    bool
 		want    string
 	}{
-		{0, units.ExecReload, "Holdfast needs systemd 239 or later, and the units are for 0: name the version of the target"},
-		{238, units.ExecReload, "needs systemd 239"},
-		{252, units.NotifyReload, "Type=notify-reload needs systemd 253 or later, and the units are for 252: use the flavour exec-reload; only RHEL 9.4 and later have it in their 252, and for these render for 253"},
+		{253, units.ExecReload, true, "systemctl soft-reboot needs systemd 254 or later, and the units are for 253: leave out SoftReboot"},
+		{0, units.ExecReload, false, "Holdfast needs systemd 239 or later, and the units are for 0: name the version of the target"},
+		{238, units.ExecReload, false, "needs systemd 239"},
+		{252, units.NotifyReload, false, "Type=notify-reload needs systemd 253 or later, and the units are for 252: use the flavour exec-reload; only RHEL 9.4 and later have it in their 252, and for these render for 253"},
 	} {
-		_, err := units.Render(with(small(), func(o *units.Options) { o.Systemd, o.Flavour = tt.systemd, tt.flavour }))
+		_, err := units.Render(with(small(), func(o *units.Options) { o.Systemd, o.Flavour, o.SoftReboot = tt.systemd, tt.flavour, tt.soft }))
 		var version *units.VersionError
 		if !errors.As(err, &version) || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%d, %s: error %v, want a *VersionError with %q", tt.systemd, tt.flavour, err, tt.want)

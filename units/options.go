@@ -108,6 +108,13 @@ type Options struct {
 	// StateDirectory is a directory below /var/lib (or a user's
 	// $XDG_STATE_HOME) that outlives restarts. A template's must contain %i.
 	StateDirectory string
+	// SoftReboot lets the sockets, and what the service has stored, outlive
+	// "systemctl soft-reboot": clients wait until the service is there again
+	// instead of being refused. It needs systemd 254. A stop then keeps what is
+	// stored as well; "systemctl clean --what=fdstore" lets go of it. Before
+	// 258 the service itself also runs on until systemd kills what is left: it
+	// can rely on nothing that stops before (DefaultDependencies=no).
+	SoftReboot bool
 	// FileDescriptorStoreMax defaults to 64.
 	FileDescriptorStoreMax int
 	// ExecDirectories are further directories from which the service may

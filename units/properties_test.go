@@ -136,15 +136,18 @@ func variants(f func(name string, o Options)) {
 			if flavour == NotifyReload && version < notifyReloadSince {
 				continue
 			}
-			for kind := range 4 {
+			for kind := range 8 {
 				o := base(version)
 				o.Flavour = flavour
 				o.User = kind&1 != 0
+				if o.SoftReboot = kind&4 != 0; o.SoftReboot && (o.User || version < softRebootSince) {
+					continue
+				}
 				if o.Template = kind&2 != 0; o.Template {
 					o.StateDirectory = "myapp/%i"
 					o.Sockets = []Socket{{Name: "http", Address: "127.0.0.1:808%i"}, {Name: "dns", Type: Datagram, Address: "/run/dns%i"}}
 				}
-				f(fmt.Sprintf("%d %s user=%v template=%v", version, flavour, o.User, o.Template), o)
+				f(fmt.Sprintf("%d %s user=%v template=%v soft-reboot=%v", version, flavour, o.User, o.Template, o.SoftReboot), o)
 			}
 		}
 	}

@@ -65,6 +65,11 @@ func (o Options) service(sockets []socketUnit) string {
 		u.set("Requires", all)
 		u.set("After", all)
 	}
+	if o.SoftReboot && !u.knows("DeferTrigger") {
+		u.note("A socket that outlives its service in a soft-reboot fails with the next connection: so neither stops before.")
+		outliveSoftReboot(u)
+		u.set("After", "basic.target")
+	}
 	u.note("A service that hits its start limit takes its sockets down with it.")
 	u.set("StartLimitIntervalSec", "0")
 	u.lines(o.UnitLines)
@@ -108,6 +113,15 @@ func (o Options) describe(u *unit) {
 	}
 }
 
+// outliveSoftReboot replaces the default dependencies: shutdown.target, which is part of them, is
+// reached in a soft-reboot too (systemd-soft-reboot.service(8)).
+func outliveSoftReboot(u *unit) {
+	const others = "reboot.target kexec.target poweroff.target halt.target"
+	u.set("DefaultDependencies", "no")
+	u.set("Conflicts", others)
+	u.set("Before", others)
+}
+
 func (o Options) lifecycle(u *unit) {
 	if o.Flavour == NotifyReload {
 		u.note("systemd waits for the end of an upgrade, but does not learn whether it failed.")
@@ -146,7 +160,12 @@ func (o Options) lifecycle(u *unit) {
 		u.note("Both generations get SIGTERM and drain.")
 	}
 	u.set("KillMode", "control-group")
-	u.set("Restart", "on-failure")
+	if o.SoftReboot && !u.knows("DeferTrigger") {
+		u.note("What ends it in a soft-reboot is SIGTERM, which is no failure.")
+		u.set("Restart", "always")
+	} else {
+		u.set("Restart", "on-failure")
+	}
 	// Clients wait for it, and it bounds a crash loop. It must not grow (RestartSteps=): systemd counts
 	// restarts from the last start by hand on, so a service that crashes once a month would wait the
 	// longest time before a year is over. What resets the count (RESTART_RESET=1, from 258 on) hides the
@@ -157,8 +176,13 @@ func (o Options) lifecycle(u *unit) {
 	}
 	u.set("OOMPolicy", "continue")
 	u.set("FileDescriptorStoreMax", strconv.Itoa(o.FileDescriptorStoreMax))
-	u.note("Kept across a restart; a stop closes what is stored, so that clients are refused and do not hang.")
-	u.set("FileDescriptorStorePreserve", "restart")
+	if o.SoftReboot {
+		u.note("Kept across a soft-reboot, and across a stop: systemctl clean --what=fdstore lets go of it.")
+		u.set("FileDescriptorStorePreserve", "yes")
+	} else {
+		u.note("Kept across a restart; a stop closes what is stored, so that clients are refused and do not hang.")
+		u.set("FileDescriptorStorePreserve", "restart")
+	}
 }
 
 func (o Options) directories(u *unit) {
@@ -254,6 +278,12 @@ func (o Options) socket(s socketUnit) string {
 		description += " (%i)"
 	}
 	u.set("Description", description)
+	if o.SoftReboot {
+		u.note("It listens on in a soft-reboot, and is closed before any other.")
+		outliveSoftReboot(u)
+		u.set("After", "sysinit.target")
+		u.set("Before", "sockets.target")
+	}
 
 	u.section("Socket")
 	for _, socket := range s.sockets {
@@ -273,6 +303,10 @@ func (o Options) socket(s socketUnit) string {
 	// seconds, and bounds a service that ends at once without an error.
 	u.note("A crash loop must not close the socket.")
 	u.set("TriggerLimitIntervalSec", "0")
+	if o.SoftReboot {
+		u.note("A connection that comes while the service may not start yet waits, and the socket does not fail.")
+		u.set("DeferTrigger", "yes")
+	}
 	u.lines(o.SocketLines)
 
 	u.section("Install")

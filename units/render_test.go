@@ -85,6 +85,9 @@ func matrix() map[string]units.Options {
 	for _, mode := range []units.Mode{units.InPlace, units.Restart} {
 		cases[fmt.Sprintf("%s-252", mode)] = with(small(), func(o *units.Options) { o.Mode = mode })
 	}
+	for _, v := range []int{254, 258} {
+		cases[fmt.Sprintf("soft-reboot-%d", v)] = with(small(), func(o *units.Options) { o.Systemd, o.SoftReboot = v, true })
+	}
 	for _, v := range []int{239, 247, 249, 252, 255, 257, 262} {
 		for name, base := range map[string]units.Options{"small": small(), "full": full(), "template": template()} {
 			base.Systemd = v

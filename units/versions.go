@@ -32,6 +32,9 @@ var since = map[string]int{
 	"After":                 1,
 	"StartLimitIntervalSec": 230, // in [Unit] and by this name; NEWS 230
 	"WantedBy":              1,
+	"DefaultDependencies":   1,
+	"Conflicts":             1,
+	"Before":                1,
 	"Also":                  1,
 
 	// systemd.service(5)
@@ -97,7 +100,11 @@ var since = map[string]int{
 	"Service":                 1,
 	"Backlog":                 1,
 	"TriggerLimitIntervalSec": 230,
+	"DeferTrigger":            258,
 }
+
+// softRebootSince is the first version that can start user space anew on the same kernel.
+const softRebootSince = 254
 
 // A VersionError says that the systemd rendered for is too old.
 type VersionError struct {

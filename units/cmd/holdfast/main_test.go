@@ -63,7 +63,7 @@ func TestHelpHasEveryFlag(t *testing.T) {
 	for name, flags := range map[string]string{
 		"reload": "socket user timeout quiet json",
 		"status": "socket user timeout json",
-		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user " +
+		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user soft-reboot " +
 			"check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +
 			"unit-line service-line socket-line output-dir force",
 	} {

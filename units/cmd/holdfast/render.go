@@ -59,6 +59,8 @@ Systemd:
                                 success
       --instance                write templates: myapp@.service
       --user                    for the service manager of a user
+      --soft-reboot             let sockets and what is stored outlive a soft-reboot;
+                                from 254
 
 Upgrades (the same as in the service):
       --check-timeout=TIME      bound of the check of the new binary (10s)
@@ -101,6 +103,7 @@ func render(args []string, stdout, stderr io.Writer) int {
 		c.Var(socketFlag{&o.Sockets, kind}, name, "")
 	}
 	c.StringVar(&o.StateDirectory, "state-directory", "", "")
+	c.BoolVar(&o.SoftReboot, "soft-reboot", false, "")
 	c.IntVar(&o.Systemd, "systemd", defaultSystemd, "")
 	c.BoolVar(&o.Template, "instance", false, "")
 	c.BoolVar(&o.User, "user", false, "")
@@ -150,7 +153,7 @@ var flagOf = map[string]string{
 	"Name": "--name", "Exec": "--exec", "Args": "ARG", "Description": "--description", "Documentation": "--documentation",
 	"Mode": "--mode", "Flavour": "--flavour", "Sockets": "--socket",
 	"CheckTimeout": "--check-timeout", "StartTimeout": "--start-timeout", "Probation": "--probation", "DrainTimeout": "--drain-timeout", "Watchdog": "--watchdog",
-	"StateDirectory": "--state-directory", "FileDescriptorStoreMax": "--fd-store-max", "ExecDirectories": "--exec-directory", "Holdfast": "--holdfast",
+	"StateDirectory": "--state-directory", "SoftReboot": "--soft-reboot", "FileDescriptorStoreMax": "--fd-store-max", "ExecDirectories": "--exec-directory", "Holdfast": "--holdfast",
 	"UnitLines": "--unit-line", "ServiceLines": "--service-line", "SocketLines": "--socket-line",
 }
 

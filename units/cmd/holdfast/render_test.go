@@ -30,6 +30,7 @@ func TestRenderOptions(t *testing.T) {
 		{"--description=App --documentation=man:myapp(8) --documentation=https://example.org/", "\nDescription=App\nDocumentation=man:myapp(8) https://example.org/\n"},
 		{"--datagram=dns=127.0.0.1:53", "\nListenDatagram=127.0.0.1:53\nFileDescriptorName=dns\n"},
 		{"--seqpacket=http=/run/x", "\nListenStream=127.0.0.1:8080\nListenSequentialPacket=/run/x\n"},
+		{"--systemd=257 --soft-reboot", "\nFileDescriptorStorePreserve=yes\n"},
 		{"--user", "\nWantedBy=default.target\n"},
 		{"--check-timeout=1s --start-timeout=2s --probation=3s --drain-timeout=4s", "\nTimeoutStartSec=51s\n"},
 		{"--drain-timeout=4s", "\nTimeoutStopSec=34s\n"},
