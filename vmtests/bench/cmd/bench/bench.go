@@ -37,7 +37,7 @@ type settings struct {
 	systemd  int
 	upgrades int
 
-	peerUpgrades, costUpgrades int
+	peerUpgrades, costUpgrades, crashRounds int
 
 	steady    time.Duration
 	clients   int
@@ -92,7 +92,7 @@ func (b *bench) ticketsFile() string { return filepath.Join(b.dir, "tickets.keys
 
 // build compiles what runs: every toy service as version 1 and, with a mark at its end, as version 2.
 func (b *bench) build(ctx context.Context, chosen []peer) error {
-	packages := []string{"./cmd/keep", "./cmd/load"}
+	packages := []string{"./cmd/keep", "./cmd/load", "./cmd/empty"}
 	var services []string
 	for _, p := range chosen {
 		if p.missing == nil && !slices.Contains(services, p.program) {

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 
 // small is a benchmark that is over soon.
 var small = settings{
-	on: prepare.OnStandIn, systemd: 257, upgrades: 1, peerUpgrades: 1, costUpgrades: 1, steady: 100 * time.Millisecond, clients: 4, idle: 20,
+	on: prepare.OnStandIn, systemd: 257, upgrades: 1, peerUpgrades: 1, costUpgrades: 1, crashRounds: 1, steady: 100 * time.Millisecond, clients: 4, idle: 20,
 	think: time.Millisecond, drain: 300 * time.Millisecond, probation: time.Millisecond,
 }
 

@@ -15,6 +15,7 @@ const (
 	sweepTime   = 2 * time.Second        // of 5,000 idle connections
 	microTime   = 15 * time.Second
 	pointTime   = 8 * time.Second // of a cost curve: 5 upgrades
+	crashTime   = 3 * time.Second // a round of all that crash
 )
 
 // estimate is about how long all of it takes.
@@ -23,6 +24,7 @@ func (p *plan) estimate() time.Duration {
 	if p.micro {
 		sum += microTime
 	}
+	sum += time.Duration(len(p.crash)) * (bootTime + time.Duration(p.crashRounds)*crashTime)
 	for _, s := range p.scales {
 		sum += time.Duration(len(s.values)) * (bootTime + time.Duration(p.costUpgrades)*pointTime/5)
 	}

@@ -34,7 +34,8 @@ type run struct {
 	Cells   []*cell   `json:"cells,omitempty"`
 	Costs   []*curve  `json:"costs,omitempty"`
 
-	Micro []micro.Comparison `json:"micro,omitempty"`
+	Micro   []micro.Comparison `json:"micro,omitempty"`
+	Crashes []*crashes         `json:"crashes,omitempty"`
 
 	workloads []workload
 	broken    []string // what could not be measured, by our fault
@@ -141,6 +142,9 @@ func (b *bench) measureAll(ctx context.Context, r *run, p *plan, progress func(s
 			return err
 		}
 	}
+	if r.Crashes, err = b.measureCrashes(ctx, p.crash, progress); err != nil {
+		return err
+	}
 	if r.Costs, err = b.measureCosts(ctx, p.scales, progress); err != nil {
 		return err
 	}
@@ -186,6 +190,11 @@ func (r *run) write(stdout io.Writer, jsonFile, svgDir string) error {
 	}
 	if len(r.Costs) > 0 {
 		if err := printCosts(stdout, r.Costs); err != nil {
+			return err
+		}
+	}
+	if len(r.Crashes) > 0 {
+		if err := printCrashes(stdout, r.Crashes); err != nil {
 			return err
 		}
 	}

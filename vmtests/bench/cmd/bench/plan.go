@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-go/holdfast/vmtests"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
 )
 
@@ -23,6 +24,7 @@ type plan struct {
 	workloads []workload
 	scales    []scale
 	micro     bool
+	crash     []vmtests.Version
 
 	jsonFile, svgDir string
 }
@@ -34,12 +36,14 @@ func parse(args []string, stderr io.Writer) (_ *plan, err error) {
 	peerList := flags.String("peers", "", "`names`, separated by commas; default all of\n"+names(peers, func(p peer) string { return p.name }))
 	workloadList := flags.String("workloads", "", "`names`, separated by commas; default all of\n"+names(workloads, func(w workload) string { return w.name }))
 	on := flags.String("on", "", "`where` services that need systemd run: container or stand-in; default what there is")
-	onlyCosts := flags.Bool("costs", false, "measure how the cost of an upgrade grows, and nothing else but -micro")
-	onlyMicro := flags.Bool("micro", false, "measure single calls of packages notify and activation, and nothing else but -costs")
+	onlyCosts := flags.Bool("costs", false, "measure how the cost of an upgrade grows, and nothing else but -micro and -crash")
+	onlyMicro := flags.Bool("micro", false, "measure single calls of packages notify and activation, and nothing else but -costs and -crash")
+	onlyCrash := flags.Bool("crash", false, "measure how soon a killed service answers again under each version of systemd, and nothing else but -costs and -micro")
 	flags.IntVar(&p.systemd, "systemd", 257, "version of systemd: 247, 252, 257 or 262")
 	flags.IntVar(&p.upgrades, "upgrades", 50, "upgrades of Holdfast under each workload")
 	flags.IntVar(&p.peerUpgrades, "peer-upgrades", 10, "upgrades of each peer under each workload, if -upgrades is not less")
 	flags.IntVar(&p.costUpgrades, "cost-upgrades", 5, "upgrades for each point of the cost curves")
+	flags.IntVar(&p.crashRounds, "crash-rounds", 50, "kills of each service under each version of systemd")
 	flags.DurationVar(&p.steady, "steady", time.Second, "steady state before and after each upgrade")
 	flags.IntVar(&p.clients, "clients", 16, "clients at once")
 	flags.IntVar(&p.idle, "idle", 5000, "idle connections")
@@ -54,13 +58,13 @@ func parse(args []string, stderr io.Writer) (_ *plan, err error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("argument %q: there are flags only, see -help", flags.Arg(0))
 	}
-	if p.upgrades < 1 || p.peerUpgrades < 1 || p.costUpgrades < 1 || p.clients < 1 || p.idle < 1 || p.drain <= 0 || p.probation <= 0 {
-		return nil, errors.New("-upgrades, -peer-upgrades, -cost-upgrades, -clients, -idle, -drain and -probation must be positive")
+	if p.upgrades < 1 || p.peerUpgrades < 1 || p.costUpgrades < 1 || p.crashRounds < 1 || p.clients < 1 || p.idle < 1 || p.drain <= 0 || p.probation <= 0 {
+		return nil, errors.New("-upgrades, -peer-upgrades, -cost-upgrades, -crash-rounds, -clients, -idle, -drain and -probation must be positive")
 	}
 	if p.steady < 0 || p.think < 0 {
 		return nil, errors.New("-steady and -think must not be negative")
 	}
-	all := !*onlyCosts && !*onlyMicro
+	all := !*onlyCosts && !*onlyMicro && !*onlyCrash
 	p.micro = all || *onlyMicro
 	if all || *onlyCosts {
 		p.scales = scales
@@ -73,13 +77,22 @@ func parse(args []string, stderr io.Writer) (_ *plan, err error) {
 			return nil, err
 		}
 	}
-	p.on, p.why, err = prepare.Where(*on)
-	return p, err
+	if p.on, p.why, err = prepare.Where(*on); err != nil {
+		return nil, err
+	}
+	if *onlyCrash && p.on != prepare.InContainer {
+		return nil, fmt.Errorf("-crash with -on=%s: how long systemd takes, only systemd can say: run it as root with -on=%s", p.on, prepare.InContainer)
+	}
+	// Part of all where there is systemd to ask.
+	if *onlyCrash || all && p.on == prepare.InContainer {
+		p.crash = vmtests.Versions()
+	}
+	return p, nil
 }
 
 // builds returns the peers whose programs are needed.
 func (p *plan) builds() []peer {
-	if len(p.scales) == 0 || slices.ContainsFunc(p.peers, func(one peer) bool { return one.name == holdfastPeer().name }) {
+	if len(p.scales)+len(p.crash) == 0 || slices.ContainsFunc(p.peers, func(one peer) bool { return one.name == holdfastPeer().name }) {
 		return p.peers
 	}
 	return append(slices.Clone(p.peers), holdfastPeer())

@@ -34,7 +34,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: %d programs are built", test.args, len(builds))
 		}
 	}
-	for _, args := range []string{"-upgrades=0", "-peer-upgrades=0", "-cost-upgrades=-1", "-steady=-1s", "-on=moon", "-peers=none", "extra"} {
+	for _, args := range []string{"-upgrades=0", "-peer-upgrades=0", "-cost-upgrades=-1", "-steady=-1s", "-crash-rounds=0", "-crash -on=stand-in", "-on=moon", "-peers=none", "extra"} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil {
 			t.Errorf("%q is accepted", args)
 		}

@@ -121,6 +121,9 @@ func draw(dir string, r *run) error {
 	if len(r.Cells) > 0 {
 		r.drawCells(drawings)
 	}
+	if len(r.Crashes) > 0 {
+		drawings["crash"] = drawCrashes(r.Crashes)
+	}
 	for _, c := range r.Costs {
 		drawings["costs-"+c.Scale] = drawCosts(c)
 	}

@@ -151,6 +151,7 @@ type container struct {
 	peer    peer
 	path    string
 	machine *vmtests.Machine
+	unit    string
 }
 
 func startContainer(ctx context.Context, b *bench, p peer, path string, files []units.File) (_ *container, err error) {
@@ -158,7 +159,7 @@ func startContainer(ctx context.Context, b *bench, p peer, path string, files []
 	if err != nil {
 		return nil, err
 	}
-	c := &container{bench: b, peer: p, path: path, machine: m}
+	c := &container{bench: b, peer: p, path: path, machine: m, unit: "toy.service"}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close())
@@ -197,7 +198,7 @@ func (c *container) install(ctx context.Context, version int) error {
 func (c *container) upgrade(context.Context, func()) error { return errors.ErrUnsupported }
 
 func (c *container) mainPID(ctx context.Context) (int, error) {
-	pid, err := c.machine.MainPID(ctx, "toy.service")
+	pid, err := c.machine.MainPID(ctx, c.unit)
 	if err != nil {
 		return 0, err
 	}
@@ -210,12 +211,12 @@ func (c *container) controlSocket(ctx context.Context) (string, error) {
 }
 
 func (c *container) restart(ctx context.Context) error {
-	_, err := c.machine.Systemctl(ctx, "restart", "toy.service")
+	_, err := c.machine.Systemctl(ctx, "restart", c.unit)
 	return err
 }
 
 func (c *container) processes() ([]int, error) {
-	return procs.InGroup("/holdfast-vmtests-"+c.machine.Name+"/", "/toy.service")
+	return procs.InGroup("/holdfast-vmtests-"+c.machine.Name+"/", "/"+c.unit)
 }
 
 func (c *container) startLoad(ctx context.Context) (*loader, error) {
@@ -236,7 +237,7 @@ func (c *container) startLoad(ctx context.Context) (*loader, error) {
 }
 
 func (c *container) output(ctx context.Context) string {
-	text, err := c.machine.Output(ctx, "journalctl", "--unit=toy.service", "--lines=15", "--no-pager", "--output=short-monotonic", "--no-hostname")
+	text, err := c.machine.Output(ctx, "journalctl", "--unit="+c.unit, "--lines=15", "--no-pager", "--output=short-monotonic", "--no-hostname")
 	if err != nil {
 		return err.Error()
 	}

@@ -19,13 +19,14 @@ import (
 func main() {
 	probation := flag.Duration("probation", 5*time.Second, "how long a new version is on trial")
 	bytes := flag.Int64("heap", 0, "`bytes` of objects that the service has")
+	state := flag.Int64("state", 0, "`bytes` of a state that outlives a crash")
 	config := toy.Flags()
-	if err := run(config, *probation, *bytes); err != nil {
+	if err := run(config, *probation, *bytes, *state); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(config *toy.Config, probation time.Duration, bytes int64) error {
+func run(config *toy.Config, probation time.Duration, bytes, state int64) error {
 	service, err := reexec.New(reexec.Options{
 		Name: "toy", Version: toy.Version(), Probation: probation, DrainTimeout: config.Drain,
 	})
@@ -35,6 +36,11 @@ func run(config *toy.Config, probation time.Duration, bytes int64) error {
 	// After New, which a pre-check does not leave: it needs no state.
 	objects := heap.Fill(bytes)
 	defer runtime.KeepAlive(objects)
+	if state > 0 {
+		if err := keepState(service, state); err != nil {
+			return err
+		}
+	}
 	if config.Protocol == toy.UDP {
 		conn, err := service.ListenPacket("toy", "udp", config.Address)
 		if err != nil {
