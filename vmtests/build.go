@@ -52,3 +52,10 @@ func (m *Machine) install(ctx context.Context, pkg, to string) error {
 	m.installed.paths[to] = true
 	return nil
 }
+
+// forgetInstalled says that the programs of ours are gone with /run, or may be.
+func (m *Machine) forgetInstalled() {
+	m.installed.mu.Lock()
+	defer m.installed.mu.Unlock()
+	m.installed.paths = nil
+}

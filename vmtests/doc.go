@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package vmtests runs stories on real systemd: versions 247, 252, 257 and 262 in containers, and one of
-// them in a virtual machine with a kernel of its own. A story is a Go test.
+// Package vmtests runs stories on real systemd: versions 247, 252, 257 and 262 in containers, and the last
+// two also in virtual machines with a kernel of their own. A story is a Go test.
 //
 //	func TestRestartKeepsTheSocket(t *testing.T) {
 //		for _, v := range vmtests.Versions() {
@@ -24,11 +24,11 @@
 //	}
 //
 // [BootTest] boots a container in about half a second and closes it at the end of the test; when the test
-// failed, the journal goes to its log and to its artefacts. [BootVMTest] is the same for the virtual
-// machine, and a story that takes a [*Machine] runs on both. What a story asserts, it asks systemd
-// ([Machine.Prop], [Machine.Entries]); what it waits for, it waits for by event: a systemctl verb that
-// blocks, a change of properties ([Machine.WaitProps]), the exit of a command, a line of its output. It
-// never sleeps.
+// failed, the journal goes to its log and to its artefacts. [BootVMTest] is the same for a virtual machine,
+// and a story that takes a [*Machine] runs on both. Only virtual machines reboot: [Machine.Reboot],
+// [Machine.SoftReboot], [Machine.Reset]. What a story asserts, it asks systemd ([Machine.Prop],
+// [Machine.Entries]); what it waits for, it waits for by event: a systemctl verb that blocks, a change of
+// properties ([Machine.WaitProps]), the exit of a command, a line of its output. It never sleeps.
 //
 // Long commands run beside the story: [Machine.Start]. [Machine.StartLoad] does so with the load
 // generator, which counts every request, and says at its end which were lost. [Build] compiles a program
@@ -38,7 +38,8 @@
 //
 // Stories need root. For other users they skip, and say so; for root they fail where something is
 // missing, and name the command that installs it: make vmtests-prepare, which is the program in
-// cmd/prepare. The virtual machine has a target of its own, make test-vm. Images are built from Debian packages at first use and kept in [CacheDir].
+// cmd/prepare. Virtual machines have a target of their own, make test-vm. Images are built from Debian
+// packages at first use and kept in [CacheDir].
 //
 // # What is the same as on a real machine, and what is not
 //

@@ -323,6 +323,10 @@ func (r recipe) debootstrap(ctx context.Context, root, mirror string, log io.Wri
 		"--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*",
 	}
+	if r.Disk {
+		// They make an initrd, which takes longer than all else and which nobody boots.
+		argv = append(argv, "--dpkgopt=path-exclude=/etc/kernel/postinst.d/*")
+	}
 	for _, option := range aptOptions(ctx) {
 		argv = append(argv, "--aptopt="+option)
 	}

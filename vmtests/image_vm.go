@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 )
 
-// vmVersion is the systemd of the virtual machine.
-const vmVersion = Systemd257
+// VMVersions returns the versions that virtual machines have, oldest first: those that can reboot nothing
+// but user space (soft-reboot, systemd 254).
+func VMVersions() []Version { return []Version{Systemd257, Systemd262} }
 
 // Names of what is in the directory of an image for virtual machines.
 const (
@@ -44,15 +46,18 @@ LimitNOFILE=524288
 OOMScoreAdjust=-1000
 `
 
-func vmRecipe() (recipe, error) {
+func vmRecipe(v Version) (recipe, error) {
 	if runtime.GOARCH != "amd64" {
 		return recipe{}, fmt.Errorf("virtual machine: %w on %s: its kernel and devices are those of amd64", errors.ErrUnsupported, runtime.GOARCH)
 	}
-	r, err := containerRecipe(vmVersion)
+	if !slices.Contains(VMVersions(), v) {
+		return recipe{}, fmt.Errorf("virtual machine: %w with %v: must be one of %v", errors.ErrUnsupported, v, VMVersions())
+	}
+	r, err := containerRecipe(v)
 	if err != nil {
 		return recipe{}, err
 	}
-	r.Disk, r.Format = true, 2 // the disk has a partition table
+	r.Disk, r.Format = true, 3 // the disk has a partition table, and there is no initrd
 	// This kernel has NVMe, ext4 and virtio-serial built in: it boots without an initrd.
 	r.Packages = append(append([]string(nil), r.Packages...), "linux-image-cloud-amd64")
 	const unit = "/etc/systemd/system/holdfast-guest.service"
@@ -67,10 +72,11 @@ func vmRecipe() (recipe, error) {
 	return r, nil
 }
 
-// VMImage is [ContainerImage] for the virtual machine: a kernel and a disk. It takes about twice as long.
-// On other architectures than amd64 the error is [errors.ErrUnsupported].
-func VMImage(ctx context.Context, log io.Writer) (*Image, error) {
-	r, err := vmRecipe()
+// VMImage is [ContainerImage] for virtual machines: a kernel and a disk. It takes about twice as long. On
+// other architectures than amd64, and for a version that is none of [VMVersions], the error is
+// [errors.ErrUnsupported].
+func VMImage(ctx context.Context, v Version, log io.Writer) (*Image, error) {
+	r, err := vmRecipe(v)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +92,7 @@ func makeDisk(ctx context.Context, work, root string, log io.Writer) error {
 	if err := os.Rename(kernels[0], filepath.Join(work, kernelFile)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(filepath.Join(root, "boot")); err != nil { // with an initrd that we do not use
+	if err := os.RemoveAll(filepath.Join(root, "boot")); err != nil { // nothing in it is used any more
 		return err
 	}
 	disk := filepath.Join(work, diskFile)

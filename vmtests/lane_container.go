@@ -282,6 +282,12 @@ func (c *container) guestPID(host int) (int, error) {
 	return inner[c.depth], nil
 }
 
+func (c *container) reboot(context.Context, bool, func(context.Context) error) error {
+	return fmt.Errorf("reboot of a container: %w: use a virtual machine", errors.ErrUnsupported)
+}
+
+func (c *container) reset(ctx context.Context) error { return c.reboot(ctx, true, nil) }
+
 func (c *container) console() string { return c.said.String() }
 
 func (c *container) close() error {

@@ -4,6 +4,7 @@ package vmtests
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/vmtests/internal/command"
 	"github.com/holdfast-go/holdfast/vmtests/internal/guest"
+	"github.com/holdfast-go/holdfast/vmtests/internal/qmp"
 )
 
 // vmBootTimeout bounds the start of a virtual machine, which takes half a minute under emulation, on a busy machine.
@@ -25,20 +27,20 @@ const vmBootTimeout = 5 * time.Minute
 // guestPort is the name of the virtio-serial port that commands go through.
 const guestPort = "holdfast"
 
-// BootVM boots systemd 257 on a kernel of its own in a virtual machine, and returns once "systemctl
-// is-system-running --wait" says running. It has one CPU, 1 GiB of memory, no network but the loopback
+// BootVM boots systemd of version v, which is one of [VMVersions], on a kernel of its own in a virtual
+// machine, and returns once "systemctl is-system-running --wait" says running. It has one CPU, 1 GiB of memory, no network but the loopback
 // device, and a disk that starts from the image and is gone after [Machine.Close]. Where KVM works it
 // boots in seconds; elsewhere QEMU emulates the processor, about ten times slower.
 //
 // Errors are as for [Boot]; on other architectures than amd64 it is [errors.ErrUnsupported].
-func BootVM(ctx context.Context) (*Machine, error) {
+func BootVM(ctx context.Context, v Version) (*Machine, error) {
 	if err := RequireVMs(); err != nil {
 		return nil, err
 	}
 	if err := Sweep(ctx); err != nil {
 		return nil, err
 	}
-	image, err := VMImage(ctx, nil)
+	image, err := VMImage(ctx, v, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -46,28 +48,28 @@ func BootVM(ctx context.Context) (*Machine, error) {
 	if err != nil {
 		return nil, errors.Join(err, image.Close())
 	}
-	m, err := bootVM(ctx, image, accelerator)
+	m, err := bootVM(ctx, v, image, accelerator)
 	if err == nil || accelerator == tcg || ctx.Err() != nil {
 		return m, err
 	}
 	// Nested KVM can work for one kernel and fail the next.
 	probed.set(tcg)
-	image, imageErr := VMImage(ctx, nil)
+	image, imageErr := VMImage(ctx, v, nil)
 	if imageErr != nil {
 		return nil, errors.Join(err, imageErr)
 	}
-	m, emulated := bootVM(ctx, image, tcg)
+	m, emulated := bootVM(ctx, v, image, tcg)
 	if emulated != nil {
 		return nil, errors.Join(err, emulated)
 	}
 	return m, nil
 }
 
-func bootVM(ctx context.Context, image *Image, accelerator string) (*Machine, error) {
+func bootVM(ctx context.Context, version Version, image *Image, accelerator string) (*Machine, error) {
 	v := &vm{image: image, said: &tail{limit: 64 << 10}}
-	m := &Machine{Version: vmVersion, lane: v}
+	m := &Machine{Version: version, lane: v}
 	if err := v.boot(ctx, m, accelerator); err != nil {
-		err = fmt.Errorf("boot %v in a virtual machine (%s): %w", vmVersion, accelerator, err)
+		err = fmt.Errorf("boot %v in a virtual machine (%s): %w", version, accelerator, err)
 		if said := strings.TrimSpace(v.console()); said != "" {
 			err = fmt.Errorf("%w\nits console:\n%s", err, said)
 		}
@@ -78,11 +80,14 @@ func bootVM(ctx context.Context, image *Image, accelerator string) (*Machine, er
 
 // A vm is the lane of QEMU.
 type vm struct {
-	image  *Image
-	dir    *runDir
-	qemu   *owned
-	client *guest.Client
-	said   *tail
+	image   *Image
+	dir     *runDir
+	qemu    *owned
+	monitor *qmp.Client
+	said    *tail
+
+	mu     sync.Mutex
+	client *guest.Client // of the guest's program; another after each reboot
 }
 
 func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err error) {
@@ -99,9 +104,9 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 	if err := padToSector(program); err != nil {
 		return err
 	}
-	// QEMU connects to us, so there is no moment to wait for.
-	port := filepath.Join(v.dir.path, "port")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: port, Net: "unix"})
+	// QEMU connects to us, so there is no moment to wait for. Once it greets, the port is there to connect to.
+	monitor, port := filepath.Join(v.dir.path, "monitor"), v.port()
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: monitor, Net: "unix"})
 	if err != nil {
 		return err
 	}
@@ -112,7 +117,8 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 			// The root's disk is the second one: whoever counts on /dev/nvme0n1 fails at once, not in one boot of many.
 			"-drive", "id=guest,if=none,format=raw,readonly=on,file=" + program, "-device", "nvme,drive=guest,serial=" + guestSerial,
 			"-drive", "id=root,if=none,format=raw,snapshot=on,file=" + filepath.Join(v.image.Dir, diskFile), "-device", "nvme,serial=root,drive=root",
-			"-chardev", "socket,id=port,path=" + port, "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + guestPort,
+			"-chardev", "socket,id=port,server=on,wait=off,path=" + port, "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + guestPort,
+			"-chardev", "socket,id=monitor,path=" + monitor, "-mon", "chardev=monitor,mode=control",
 			"-device", "virtio-rng-pci",
 		})...)
 	cmd.Stdout, cmd.Stderr = v.said, v.said
@@ -126,7 +132,10 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 	}()
 	conn, err := listener.Accept()
 	if err == nil {
-		v.client, err = guest.Dial(conn) // QEMU's end ends it too
+		v.monitor, err = qmp.New(conn) // QEMU's end ends it too
+	}
+	if err == nil {
+		err = v.dial()
 	}
 	if !stop() {
 		return context.Cause(ctx)
@@ -134,6 +143,11 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 	if err != nil {
 		return err
 	}
+	return m.waitRunning(ctx)
+}
+
+// waitRunning waits until systemd has started all that it starts at boot.
+func (m *Machine) waitRunning(ctx context.Context) error {
 	state, err := m.Systemctl(ctx, "is-system-running", "--wait")
 	if state != "running" {
 		return fmt.Errorf("systemd says %q (%v); failed units: %s", state, err, m.failedUnits(ctx))
@@ -141,8 +155,92 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 	return nil
 }
 
+// port is the host's end of the virtio-serial port.
+func (v *vm) port() string { return filepath.Join(v.dir.path, "port") }
+
+// dial waits until the guest's program is there. It ends with QEMU.
+func (v *vm) dial() error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: v.port(), Net: "unix"})
+	if err != nil {
+		return err
+	}
+	client, err := guest.Dial(conn)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.client = client
+	return nil
+}
+
+// hangUp ends the connection to a guest's program that has ended.
+func (v *vm) hangUp() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	err := v.client.Close()
+	v.client = nil
+	return err
+}
+
+// reboot lets trigger reboot the machine, and returns once the guest's program is there again. Either its
+// kernel boots anew, or systemd starts user space anew on the same kernel.
+func (v *vm) reboot(ctx context.Context, kernel bool, trigger func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, vmBootTimeout, fmt.Errorf("not running after %v", vmBootTimeout))
+	defer cancel()
+	if kernel {
+		if err := v.onReset(ctx, "reset"); err != nil {
+			return err
+		}
+	}
+	seen := v.monitor.Seen()
+	if err := trigger(ctx); err != nil {
+		return err
+	}
+	// The guest's program ends first, by itself or with its kernel.
+	if _, err := v.monitor.Wait(ctx, seen, portClosed); err != nil {
+		return err
+	}
+	if kernel {
+		if _, err := v.monitor.Wait(ctx, seen, func(e qmp.Event) bool { return e.Name == "RESET" }); err != nil {
+			return err
+		}
+		if err := v.onReset(ctx, "shutdown"); err != nil {
+			return err
+		}
+	}
+	if err := v.hangUp(); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { v.qemu.cmd.Process.Kill() }) // only that unblocks the dialling
+	err := v.dial()
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// onReset says what becomes of the machine when its kernel resets it: "reset" or "shutdown". The latter is the
+// rule, so that a panic ends the machine.
+func (v *vm) onReset(ctx context.Context, action string) error {
+	return v.monitor.Execute(ctx, "set-action", map[string]any{"reboot": action})
+}
+
+// portClosed says whether a program in the guest has let go of the port.
+func portClosed(e qmp.Event) bool {
+	var change struct {
+		Open bool `json:"open"`
+	}
+	return e.Name == "VSERPORT_CHANGE" && json.Unmarshal(e.Data, &change) == nil && !change.Open
+}
+
+// reset is the reset button.
+func (v *vm) reset(ctx context.Context) error {
+	return v.reboot(ctx, true, func(ctx context.Context) error { return v.monitor.Execute(ctx, "system_reset", nil) })
+}
+
 // qemuBase returns the arguments for a machine without disks that boots the image's kernel, with its
-// console on standard output. Kernel panics and reboots end it.
+// console on standard output. Kernel panics and reboots end it, see vm.onReset.
 func qemuBase(image *Image, accelerator, kernelCommandLine string) []string {
 	// With emulation by QEMU 7.2 the kernel has been seen to die in its memory allocator right after a
 	// CMPXCHG16B. Where the processor does not have it, the kernel goes another way.
@@ -262,7 +360,13 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(text []byte) (int, error) { return f(text) }
 
 func (v *vm) start(_ context.Context, c Command) (remote, error) {
-	p, err := v.client.Start(guest.Command{
+	v.mu.Lock()
+	client := v.client
+	v.mu.Unlock()
+	if client == nil {
+		return nil, errors.New("the machine reboots")
+	}
+	p, err := client.Start(guest.Command{
 		Args: c.Args, Env: slices.Concat(commandEnv, c.Env),
 		Streams: command.Streams{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr},
 	})
@@ -295,6 +399,9 @@ func (v *vm) close() error {
 			errs = append(errs, v.qemu.cmd.Process.Kill())
 			<-v.qemu.done
 		}
+	}
+	if v.monitor != nil {
+		errs = append(errs, v.monitor.Close())
 	}
 	if v.client != nil {
 		errs = append(errs, v.client.Close())

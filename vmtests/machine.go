@@ -43,6 +43,10 @@ type lane interface {
 	// hostPID translates the PID of a process inside, guestPID that of one seen from this process.
 	hostPID(pid int) (int, error)
 	guestPID(pid int) (int, error)
+	// reboot returns once commands can be started again after trigger made the machine reboot, kernel and
+	// all or user space only; reset does the same by the reset button.
+	reboot(ctx context.Context, kernel bool, trigger func(context.Context) error) error
+	reset(ctx context.Context) error
 	// console returns the end of what the machine printed.
 	console() string
 	close() error

@@ -20,9 +20,9 @@ func BootTest(tb testing.TB, v Version) *Machine {
 }
 
 // BootVMTest is [BootVM] for a test, as [BootTest] is [Boot].
-func BootVMTest(tb testing.TB) *Machine {
+func BootVMTest(tb testing.TB, v Version) *Machine {
 	tb.Helper()
-	return bootTest(tb, BootVM)
+	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return BootVM(ctx, v) })
 }
 
 func bootTest(tb testing.TB, boot func(context.Context) (*Machine, error)) *Machine {

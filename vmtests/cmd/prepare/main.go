@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdout, stderr *os.File) int {
 		fmt.Fprintln(stderr, "usage: prepare [-lane all|containers|vm] [version ...]")
 		flags.PrintDefaults()
 	}
-	lane := flags.String("lane", "all", "what to prepare: all, containers, or vm, the virtual machine")
+	lane := flags.String("lane", "all", "what to prepare: all, containers, or vm, the virtual machines")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
@@ -88,7 +88,7 @@ type job struct {
 // keepImages is how long images of former recipes stay: another checkout may still want them.
 const keepImages = 30 * 24 * time.Hour
 
-// prepare prepares containers of the given versions, and the virtual machine if vm says so.
+// prepare prepares containers of the given versions, and the virtual machines if vm says so.
 func prepare(ctx context.Context, r *report, versions []vmtests.Version, vm bool) error {
 	defer r.close()
 	var jobs []job
@@ -106,7 +106,11 @@ func prepare(ctx context.Context, r *report, versions []vmtests.Version, vm bool
 		err := install(ctx, r, vmtests.RequireVMs)
 		switch {
 		case err == nil:
-			jobs = append(jobs, job{"image of the virtual machine", vmtests.VMImage})
+			for _, v := range vmtests.VMVersions() {
+				jobs = append(jobs, job{fmt.Sprintf("image of %v for virtual machines", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
+					return vmtests.VMImage(ctx, v, log)
+				}})
+			}
 		case len(versions) > 0 && errors.Is(err, errors.ErrUnsupported):
 			fmt.Fprintln(r.stdout, err) // all that this machine can do is prepared
 		default:
