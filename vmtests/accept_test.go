@@ -15,7 +15,7 @@ import (
 // after that gets the new version, what is connected keeps the old one.
 func TestAcceptYes(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v vmtests.Version) {
-		m := &myapp{vmtests.BootTest(t, v), t, t.Context()}
+		m := &myapp{Machine: vmtests.BootTest(t, v), t: t, ctx: t.Context(), timeout: loadTimeout}
 		put := func(b build) {
 			t.Helper()
 			m.copy(program(t, "github.com/holdfast-go/holdfast/activation/examples/accept", b), "/usr/bin/answer", 0o755)

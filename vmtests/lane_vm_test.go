@@ -14,18 +14,33 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests"
 )
 
-// TestVMLane runs in one machine all that runs in containers too: a boot takes its time.
+// TestVMLane runs in one machine of each version all that needs one: a boot takes its time.
 func TestVMLane(t *testing.T) {
-	start := time.Now()
-	m := vmtests.BootVMTest(t)
-	t.Logf("%s booted in %v", m.Name, time.Since(start).Round(time.Millisecond))
-	t.Run("version", func(t *testing.T) { testVersion(t, m) })
-	t.Run("lane", func(t *testing.T) { testLane(t, m) })
-	t.Run("hardening", func(t *testing.T) { testHardening(t, m) })
-	t.Run("smoke", func(t *testing.T) { smoke(t, m) })
-	t.Run("limits", func(t *testing.T) { testLimits(t, m) })
-	if _, err := m.HostPID(1); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("HostPID: got error %v, want %v", err, errors.ErrUnsupported)
+	for _, v := range vmtests.VMVersions() {
+		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
+			start := time.Now()
+			m := vmtests.BootVMTest(t, v)
+			t.Logf("%s booted in %v", m.Name, time.Since(start).Round(time.Millisecond))
+			story := func(name string, tell func(*testing.T, *vmtests.Machine)) {
+				t.Run(name, func(t *testing.T) { tell(t, m) })
+			}
+			story("version", testVersion)
+			if v == vmtests.Systemd257 { // once is enough
+				story("lane", testLane)
+				story("hardening", testHardening)
+				story("smoke", smoke)
+				story("limits", testLimits)
+				story("vsock", testVsock)
+				if _, err := m.HostPID(1); !errors.Is(err, errors.ErrUnsupported) {
+					t.Errorf("HostPID: got error %v, want %v", err, errors.ErrUnsupported)
+				}
+			}
+			story("upgrade", testUpgradeInVirtualMachine)
+			story("memory", testMemory)
+			story("soft-reboot", testSoftReboot)
+			story("reboot", testReboot)
+		})
 	}
 }
 

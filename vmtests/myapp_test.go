@@ -96,23 +96,34 @@ func removePrograms() {
 	}
 }
 
+// loadTimeout is that of a request of the load, where nothing holds the machine up.
+const loadTimeout = 15 * time.Second
+
 // myapp is the example service in one machine, as a maintainer would install
 // it: rendered units, hardened, as DynamicUser.
 type myapp struct {
 	*vmtests.Machine
-	t   *testing.T
-	ctx context.Context
+	t       *testing.T
+	ctx     context.Context
+	timeout time.Duration // of each request of the load
 }
 
 // timing are myapp's options in a story.
-type timing struct{ probation, start, drain time.Duration }
+type timing struct {
+	probation, start, drain time.Duration
+	beat                    time.Duration // 0 is myapp's default
+}
 
-var brisk = timing{probation: time.Second, start: 4 * time.Second, drain: 20 * time.Second}
+var (
+	brisk = timing{probation: time.Second, start: 4 * time.Second, drain: 20 * time.Second}
+	// patient is for virtual machines: software emulation is slow, and a busy host holds it up for seconds.
+	patient = timing{probation: 6 * time.Second, start: 60 * time.Second, drain: 60 * time.Second, beat: 3 * time.Second}
+)
 
 // installMyapp installs myapp 1.0.0 and its units in a machine.
 func installMyapp(t *testing.T, on *vmtests.Machine, tm timing, change func(*units.Options)) *myapp {
 	t.Helper()
-	m := &myapp{on, t, t.Context()}
+	m := &myapp{Machine: on, t: t, ctx: t.Context(), timeout: loadTimeout}
 	m.copy(program(t, "github.com/holdfast-go/holdfast/units/cmd/holdfast", build{}), "/usr/bin/holdfast", 0o755)
 	m.put(v1)
 	options := units.Options{
@@ -120,6 +131,10 @@ func installMyapp(t *testing.T, on *vmtests.Machine, tm timing, change func(*uni
 		Args:         []string{"-probation=" + tm.probation.String(), "-start-timeout=" + tm.start.String(), "-drain=" + tm.drain.String()},
 		Sockets:      []units.Socket{{Name: "http", Address: "127.0.0.1:8080"}},
 		StartTimeout: tm.start, Probation: tm.probation, DrainTimeout: tm.drain,
+	}
+	if tm.beat != 0 {
+		m.timeout, options.CheckTimeout = 2*time.Minute, tm.start
+		options.Args = append(options.Args, "-beat="+tm.beat.String(), "-check-timeout="+tm.start.String())
 	}
 	if change != nil {
 		change(&options)
@@ -135,6 +150,21 @@ func installMyapp(t *testing.T, on *vmtests.Machine, tm timing, change func(*uni
 	}
 	m.systemctl("daemon-reload")
 	return m
+}
+
+// uninstall removes myapp from a machine that goes on to another story.
+func (m *myapp) uninstall() {
+	m.t.Helper()
+	for _, argv := range [][]string{
+		{"systemctl", "disable", "--now", "--no-warn", myappUnit, myappSocket},
+		{"sh", "-c", "rm -rf /etc/systemd/system/myapp.*"},
+		{"systemctl", "daemon-reload"},
+		{"sh", "-c", "systemctl reset-failed myapp.service myapp.socket || true"}, // unknown ones are fine
+	} {
+		if err := m.Run(m.ctx, argv...); err != nil {
+			m.t.Error(err)
+		}
+	}
 }
 
 // startMyapp boots v and starts myapp there in the default units.
@@ -281,7 +311,7 @@ func (m *myapp) waitLine(text string) {
 func (m *myapp) load() *vmtests.Load {
 	m.t.Helper()
 	l, err := m.StartLoad(m.ctx, vmtests.LoadOptions{
-		URL: myappURL + "/echo", New: 2, KeepAlive: 3, Transport: 2, Think: 4 * time.Millisecond, Timeout: 15 * time.Second,
+		URL: myappURL + "/echo", New: 2, KeepAlive: 3, Transport: 2, Think: 4 * time.Millisecond, Timeout: m.timeout,
 	})
 	if err != nil {
 		m.t.Fatal(err)

@@ -64,11 +64,11 @@ func TestIdleConnectionsMove(t *testing.T) {
 	})
 }
 
-// An upgrade under load in a virtual machine, with a kernel and a boot of its own: one
-// upgrade, one refused version, one undone one, and a stop.
-func TestUpgradeInVirtualMachine(t *testing.T) {
-	// Software emulation is slow: longer times, nothing else.
-	m := installMyapp(t, vmtests.BootVMTest(t), timing{probation: 6 * time.Second, start: 40 * time.Second, drain: 40 * time.Second}, nil)
+// testUpgradeInVirtualMachine is an upgrade under load with a kernel and a boot of its own: one upgrade, one
+// refused version, one undone one, and a stop.
+func testUpgradeInVirtualMachine(t *testing.T, on *vmtests.Machine) {
+	m := installMyapp(t, on, patient, nil)
+	defer m.uninstall()
 	m.systemctl("start", myappSocket, myappUnit)
 	l := m.load()
 	before := m.mainPID()

@@ -14,7 +14,7 @@ import (
 // The same in the manager of a user, who needs no privilege for any of it.
 func TestUserManager(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v vmtests.Version) {
-		m := &myapp{vmtests.BootTest(t, v), t, t.Context()}
+		m := &myapp{Machine: vmtests.BootTest(t, v), t: t, ctx: t.Context(), timeout: loadTimeout}
 		m.copy(program(t, "github.com/holdfast-go/holdfast/units/cmd/holdfast", build{}), "/usr/bin/holdfast", 0o755)
 		m.put(v1)
 		m.run("useradd", "--create-home", "--uid", "1000", "jane")

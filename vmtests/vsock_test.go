@@ -12,10 +12,9 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests"
 )
 
-// The tests of package reexec about vsock, where its sockets can reach each other: that takes a module of the
-// kernel, which many machines do not have.
-func TestVsockInVirtualMachine(t *testing.T) {
-	m := vmtests.BootVMTest(t)
+// testVsock runs the tests of package reexec about vsock where its sockets can reach each other: that takes a
+// module of the kernel, which many machines do not have.
+func testVsock(t *testing.T, m *vmtests.Machine) {
 	ctx := t.Context()
 	if err := m.Run(ctx, "modprobe", "vsock_loopback"); err != nil {
 		t.Fatal(err)

@@ -39,6 +39,8 @@ var (
 //	hang-at-start       never becomes ready
 //	hang-in-check       never answers the pre-check
 //	hang-in-probation   serves, then stops itself with SIGSTOP
+//	eat-at-start        as a successor, takes memory until the kernel ends it
+//	eat-memory          serves, then takes memory until the kernel ends it
 //	ill-at-start        is never healthy
 //	ill-in-probation    serves, then says that it is not healthy
 func damage(options *reexec.Options, server *http.Server) {
@@ -86,6 +88,12 @@ func damage(options *reexec.Options, server *http.Server) {
 		options.Check = func(context.Context) error { select {} }
 	case "hang-in-probation":
 		onRequest(func() { _ = unix.Kill(os.Getpid(), unix.SIGSTOP) })
+	case "eat-at-start":
+		if !checking && os.Getenv("HOLDFAST_HANDOVER") != "" {
+			eat()
+		}
+	case "eat-memory":
+		onRequest(sync.OnceFunc(func() { go eat() }))
 	case "ill-at-start":
 		options.Health = func(context.Context) error { return errors.New("damaged on purpose: never healthy") }
 	case "ill-in-probation":
@@ -105,6 +113,18 @@ func damage(options *reexec.Options, server *http.Server) {
 func init() {
 	if damageKind == "crash-in-init" {
 		panic("damaged on purpose: crash in an init function")
+	}
+}
+
+// eat takes memory until the kernel ends this process.
+func eat() {
+	const meal = 4 << 20
+	for eaten := [][]byte{}; ; {
+		b := make([]byte, meal)
+		for i := 0; i < meal; i += os.Getpagesize() {
+			b[i] = 1 // now it is there
+		}
+		eaten = append(eaten, b)
 	}
 }
 

@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string) error {
 	greeting := flags.String("greeting", "hello", "what GET / answers; may not be empty")
 	probation := flags.Duration("probation", 5*time.Second, "how long a new version is on trial")
 	beat := flags.Duration("beat", 500*time.Millisecond, "how often a new version on trial says that it is alive")
+	checkTimeout := flags.Duration("check-timeout", 10*time.Second, "how long the check of a new version may take")
 	start := flags.Duration("start-timeout", 30*time.Second, "how long a new version may take to be ready")
 	drain := flags.Duration("drain", 30*time.Second, "how long an old version may finish what it has")
 	var mode reexec.Mode
@@ -62,6 +63,7 @@ func run(ctx context.Context, args []string) error {
 		Version:      version,
 		Probation:    *probation,
 		Beat:         *beat,
+		CheckTimeout: *checkTimeout,
 		StartTimeout: *start,
 		DrainTimeout: *drain,
 		Mode:         mode,
