@@ -18,7 +18,7 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/micro"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // shared has the programs, which take longer to build than to run.

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/stats"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // A scale is something that a service may have more or less of.

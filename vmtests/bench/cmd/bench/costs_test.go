@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // The sizes of the real curves, made small.

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 const (

@@ -18,7 +18,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/reexec/reexectest"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // A plain service is processes and nothing around them but their keeper, which reaps as PID 1 does.

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/stats"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // A cell is what was measured of one peer under one workload.

@@ -20,8 +20,8 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // toyAddress is the service's where it has a network of its own. The stand-in replaces the port by a free one.

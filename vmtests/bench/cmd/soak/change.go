@@ -14,13 +14,14 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/mixed"
+	"github.com/holdfast-go/holdfast/vmtests/internal/mark"
 )
 
 // An attempt is a sort of change.
 type attempt struct {
 	name   string
 	weight int
-	fault  mixed.Fault
+	fault  string
 	script bool // no program of Go, but a text
 	want   control.Outcome
 }
@@ -77,7 +78,7 @@ func (s *soak) try(ctx context.Context, number, version int, what attempt) (c ch
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not over after %v", patience))
 	defer cancel()
 	c = change{number: number, attempt: what}
-	content := append(s.binary[:len(s.binary):len(s.binary)], mixed.Mark(version, what.fault)...)
+	content := append(s.binary[:len(s.binary):len(s.binary)], mark.Of(version, what.fault)...)
 	if what.script {
 		content = []byte("#!/bin/sh\nexec sleep infinity\n")
 	}

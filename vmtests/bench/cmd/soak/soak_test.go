@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/load"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/mixed"
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/prepare"
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // A plan with this seed begins with changes of all outcomes.

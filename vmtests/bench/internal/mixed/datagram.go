@@ -8,11 +8,13 @@ import (
 	"log"
 	"net"
 	"os"
+
+	"github.com/holdfast-go/holdfast/vmtests/internal/mark"
 )
 
 // echoDatagrams answers each datagram as sessions answer a line, until conn is not read any more.
 func echoDatagrams(conn net.PacketConn) {
-	version, _ := mark()
+	version, _ := mark.Mine()
 	buf := make([]byte, 64<<10)
 	for {
 		n, from, err := conn.ReadFrom(buf)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests/bench/internal/toy"
+	"github.com/holdfast-go/holdfast/vmtests/internal/mark"
 )
 
 // Paths of the HTTP servers. What is not among them echoes the body of a request.
@@ -34,7 +35,7 @@ func Handler(generation int) http.Handler {
 	mux.HandleFunc(EventsPath, events)
 	mux.HandleFunc(StatePath, stateHandler(generation))
 	mux.HandleFunc("/", echo)
-	version, _ := mark()
+	version, _ := mark.Mine()
 	pid := strconv.Itoa(os.Getpid())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(toy.HeaderVersion, strconv.Itoa(version))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/vmtests/internal/mark"
 )
 
 // Name is that of the service.
@@ -40,13 +41,21 @@ type Config struct {
 	Beat             time.Duration
 }
 
+// What is wrong with a version, in its mark.
+const (
+	Sound      = ""
+	BadCheck   = "check"  // the pre-check fails
+	BadStart   = "start"  // it ends before it is ready
+	FallingIll = "health" // it is not healthy any more soon after it was ready
+)
+
 // IllAfter is how long a version with [FallingIll] is healthy: until it is on trial, where the probation is
 // longer.
 const IllAfter = 100 * time.Millisecond
 
 // Run serves until the service is told to stop or the next version has taken over.
 func Run(c Config) error {
-	version, fault := mark()
+	version, fault := mark.Mine()
 	var healthy sync.Once
 	var since time.Time
 	svc, err := reexec.New(reexec.Options{

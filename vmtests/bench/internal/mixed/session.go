@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/vmtests/internal/mark"
 )
 
 // sessions are connections without HTTP: each line is answered with the version, the PID and the line,
@@ -57,7 +58,7 @@ func (s *sessions) talk(conn net.Conn, begun []byte) {
 		case <-ended:
 		}
 	}()
-	version, _ := mark()
+	version, _ := mark.Mine()
 	for {
 		lines := bufio.NewReader(io.MultiReader(bytes.NewReader(begun), conn))
 		for {

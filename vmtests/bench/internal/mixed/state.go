@@ -11,7 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-go/holdfast/vmtests/bench/internal/procs"
+	"github.com/holdfast-go/holdfast/vmtests/internal/mark"
+	"github.com/holdfast-go/holdfast/vmtests/internal/procs"
 )
 
 // A State is what one generation has in use.
@@ -31,7 +32,7 @@ type State struct {
 
 // look looks at this process.
 func look() (State, error) {
-	version, _ := mark()
+	version, _ := mark.Mine()
 	s := State{PID: os.Getpid(), Version: version, Goroutines: runtime.NumGoroutine()}
 	names, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package mixed
+package mark
 
 import (
 	"os"
@@ -9,29 +9,29 @@ import (
 	"testing"
 )
 
-func TestParseMark(t *testing.T) {
-	for _, fault := range []Fault{Sound, BadCheck, BadStart, FallingIll} {
-		text := string(Mark(1234567, fault))
-		if len(text) != markLength {
-			t.Errorf("a mark for %q has %d bytes, must have %d", fault, len(text), markLength)
+func TestParse(t *testing.T) {
+	for _, fault := range []string{"", "check", strings.Repeat("x", faultLength)} {
+		text := string(Of(1234567, fault))
+		if len(text) != length {
+			t.Errorf("a mark for %q has %d bytes, must have %d", fault, len(text), length)
 		}
-		if version, got := parseMark(text); version != 1234567 || got != fault {
+		if version, got := parse(text); version != 1234567 || got != fault {
 			t.Errorf("%q: version %d, fault %q; want 1234567, %q", text, version, got, fault)
 		}
 	}
-	for _, text := range []string{"", "\x7fELF", strings.Repeat("x", markLength), markPrefix, markPrefix + "1x345678 health  "} {
-		if version, fault := parseMark(text); version != 1 || fault != Sound {
+	for _, text := range []string{"", "\x7fELF", strings.Repeat("x", length), prefix, prefix + "1x345678 health  "} {
+		if version, fault := parse(text); version != 1 || fault != "" {
 			t.Errorf("%q: version %d, fault %q; want the first one, sound", text, version, fault)
 		}
 	}
 }
 
-const askVariable = "MIXED_TEST_MARK"
+const askVariable = "MARK_TEST_MARK"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(askVariable) != "" {
-		version, fault := mark()
-		os.Stdout.Write(Mark(version, fault))
+		version, fault := Mine()
+		os.Stdout.Write(Of(version, fault))
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
@@ -43,10 +43,10 @@ func TestMarkedBinary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{string(Mark(1, Sound)), string(Mark(77, FallingIll))} {
+	for _, want := range []string{string(Of(1, "")), string(Of(77, "health"))} {
 		file := t.TempDir() + "/marked"
 		added := want
-		if want == string(Mark(1, Sound)) {
+		if want == string(Of(1, "")) {
 			added = "" // as it was linked
 		}
 		if err := os.WriteFile(file, append(binary[:len(binary):len(binary)], added...), 0o755); err != nil {
