@@ -53,6 +53,12 @@ type Options struct {
 	Redial bool
 	// Results has [Stream] tell every result, not only failures.
 	Results bool
+
+	// For a generator in the process of whoever looks at it. Both may be nil, and are called by all workers
+	// at once. Dial connects where the service is another's network namespace or no TCP; OnResult is told
+	// every result.
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	OnResult func(Result)
 }
 
 // A Result is what became of one request. Times are of CLOCK_MONOTONIC in nanoseconds, the clock of the
@@ -80,8 +86,6 @@ type Generator struct {
 	target  *url.URL
 	body    string
 	record  *recorder
-
-	onResult func(Result) // nil, or called by all workers
 }
 
 // New checks the options.
@@ -92,9 +96,13 @@ func New(options Options) (*Generator, error) {
 	if options.BodySize == 0 {
 		options.BodySize = 512
 	}
+	if options.Dial == nil {
+		options.Dial = new(net.Dialer).DialContext
+	}
 	if options.New < 0 || options.KeepAlive < 0 || options.Transport < 0 || options.Connect < 0 ||
 		options.Think < 0 || options.Timeout < 0 || options.BodySize < 0 {
-		return nil, fmt.Errorf("load options %+v: numbers must not be negative", options)
+		return nil, fmt.Errorf("load options: numbers must not be negative: %d new, %d keep-alive, %d transport, %d connect, think %v, timeout %v, body %d",
+			options.New, options.KeepAlive, options.Transport, options.Connect, options.Think, options.Timeout, options.BodySize)
 	}
 	if options.New+options.KeepAlive+options.Transport+options.Connect == 0 {
 		return nil, errors.New("load options: no workers in any mode")
@@ -173,8 +181,8 @@ func (g *Generator) work(ctx context.Context, mode string, w worker) {
 			r.Error, r.Broken = err.Error(), r.LocalPort != 0 && connectionEnded(err)
 		}
 		g.record.add(r)
-		if g.onResult != nil {
-			g.onResult(r)
+		if g.options.OnResult != nil {
+			g.options.OnResult(r)
 		}
 		if g.options.Think == 0 {
 			continue
@@ -188,8 +196,7 @@ func (g *Generator) work(ctx context.Context, mode string, w worker) {
 }
 
 func (g *Generator) dial(ctx context.Context, r *Result) (net.Conn, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", g.target.Host)
+	conn, err := g.options.Dial(ctx, "tcp", g.target.Host)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -299,7 +306,7 @@ type transportWorker struct {
 }
 
 func newTransportWorker(g *Generator) *transportWorker {
-	return &transportWorker{g, &http.Transport{MaxConnsPerHost: 1}}
+	return &transportWorker{g, &http.Transport{MaxConnsPerHost: 1, DialContext: g.options.Dial}}
 }
 
 func (w *transportWorker) close() { w.transport.CloseIdleConnections() }

@@ -33,7 +33,7 @@ func Stream(ctx context.Context, g *Generator, commands io.Reader, out io.Writer
 	defer stop()
 	w := &lineWriter{encoder: json.NewEncoder(out), failed: stop}
 	if g.options.Results {
-		g.onResult = w.addResult
+		g.options.OnResult = w.addResult
 	}
 	go func() { // until the end of commands, which may be that of the process
 		lines := bufio.NewScanner(commands)
