@@ -38,9 +38,17 @@ func run(ctx context.Context, args []string) error {
 	flags.DurationVar(&options.StartTimeout, "start-timeout", 10*time.Second, "how long a new version may take to be ready")
 	flags.DurationVar(&options.CheckTimeout, "check-timeout", 10*time.Second, "how long its pre-check may take")
 	flags.DurationVar(&options.DrainTimeout, "drain", 5*time.Second, "how long an old version may finish what it has")
+	mode := flags.String("mode", "overlap", "how one version follows another: overlap, inplace or restart")
+	logTo := flags.String("log", "", "`socket` of datagrams that gets what is logged, too")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	modes := map[string]reexec.Mode{"overlap": reexec.Overlap, "inplace": reexec.InPlace, "restart": reexec.Restart}
+	var ok bool
+	if options.Mode, ok = modes[*mode]; !ok {
+		return fmt.Errorf("-mode=%s: must be overlap, inplace or restart", *mode)
+	}
+	options.Logger = newLogger(*logTo)
 	version, name := mark.Mine()
 	options.Version = strconv.Itoa(version)
 	wrong, err := lookUp(name)
@@ -114,6 +122,7 @@ func handle(svc *reexec.Service, version int) http.Handler {
 		case <-r.Context().Done():
 		}
 	})
+	mux.Handle("POST /add", new(counter))
 	mux.HandleFunc("/state", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(svc.Status())
 	})

@@ -309,14 +309,19 @@ func newTransportWorker(g *Generator) *transportWorker {
 	return &transportWorker{g, &http.Transport{MaxConnsPerHost: 1, DialContext: g.options.Dial}}
 }
 
-func (w *transportWorker) close() { w.transport.CloseIdleConnections() }
-
-func (w *transportWorker) request(ctx context.Context, r *Result) error {
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+// WithPort has a request of net/http's client note in r by which connection it goes.
+func WithPort(ctx context.Context, r *Result) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			r.Reused, r.LocalPort = info.Reused, localPort(info.Conn.LocalAddr())
 		},
 	})
+}
+
+func (w *transportWorker) close() { w.transport.CloseIdleConnections() }
+
+func (w *transportWorker) request(ctx context.Context, r *Result) error {
+	ctx = WithPort(ctx, r)
 	// A plain reader, of which net/http cannot make a second copy: GetBody stays nil, and so the
 	// request cannot be sent again behind our back.
 	body := struct{ io.Reader }{strings.NewReader(w.body)}
