@@ -147,7 +147,7 @@ func (k *killer) round(ctx context.Context, r *round) error {
 			return err
 		}
 	}
-	if err := k.awaitMoment(ctx, p, reload); err != nil {
+	if err := k.awaitMoment(ctx, p); err != nil {
 		return err
 	}
 	hit, err := k.strike(ctx, r)
@@ -161,7 +161,7 @@ func (k *killer) round(ctx context.Context, r *round) error {
 			return fmt.Errorf("the reload does not end: %w", context.Cause(ctx))
 		}
 	}
-	if err := k.settle(ctx, p); err != nil {
+	if err := k.settle(ctx); err != nil {
 		return err
 	}
 	if err := k.clients.settled(ctx, now()); err != nil {
@@ -203,7 +203,7 @@ func (k *killer) askForUpgrade(ctx context.Context, bySignal bool) (<-chan error
 }
 
 // awaitMoment returns when it is time to strike, or when the upgrade is over before.
-func (k *killer) awaitMoment(ctx context.Context, p plan, reload <-chan error) error {
+func (k *killer) awaitMoment(ctx context.Context, p plan) error {
 	if p.moment.line != "" {
 		// An upgrade that fails by itself is told by the settled state, and has no such line.
 		if _, err := k.journal.wait(ctx, k.place, p.moment.line, `msg=verdict outcome=`); err != nil {
@@ -271,7 +271,7 @@ func ignoreEnded(err error) error {
 }
 
 // settle waits until one process is left, which is main for all, and systemd has nothing to do.
-func (k *killer) settle(ctx context.Context, p plan) error {
+func (k *killer) settle(ctx context.Context) error {
 	var last string
 	for {
 		all, err := k.processes()

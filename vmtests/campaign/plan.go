@@ -35,6 +35,7 @@ type moment struct {
 var (
 	between  = moment{name: "between upgrades", spans: 20 * time.Millisecond}
 	asked    = moment{name: "asked for", spans: 150 * time.Millisecond}
+	checked  = moment{"pre-check begins", "serving -> checking", 60 * time.Millisecond}
 	started  = moment{"successor starts", "checking -> starting", 60 * time.Millisecond}
 	onTrial  = moment{"on trial", "starting -> probation", 130 * time.Millisecond}
 	promoted = moment{"promoted", "trial -> serving", 80 * time.Millisecond}
@@ -58,7 +59,7 @@ func newPlan(seed uint64) plan {
 	// SIGKILL is what kills services in the field; the others take a way of their own through the Go runtime.
 	p.act = append([]act{actKill, actKill, actKill}, acts...)[r.IntN(3+len(acts))]
 	p.newer = r.IntN(2) == 0
-	p.moment = []moment{between, asked, asked, started, started, onTrial, onTrial, onTrial, promoted, promoted}[r.IntN(10)]
+	p.moment = []moment{between, asked, checked, checked, started, started, onTrial, onTrial, onTrial, promoted, promoted}[r.IntN(11)]
 	p.delay = time.Duration(r.Int64N(int64(p.moment.spans)))
 	p.hold = time.Duration(r.Int64N(int64(250 * time.Millisecond)))
 	p.bySignal = r.IntN(5) == 0

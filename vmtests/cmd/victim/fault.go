@@ -24,7 +24,10 @@ type fault struct {
 }
 
 // illAfter is when a version that falls ill does: it is on trial by then.
-const illAfter = 60 * time.Millisecond
+const illAfter = 150 * time.Millisecond
+
+// slow is how long a phase lasts in which something is to happen.
+const slow = 800 * time.Millisecond
 
 var faults = map[string]fault{
 	"": {},
@@ -35,6 +38,9 @@ var faults = map[string]fault{
 	}},
 	"check-hangs": {prepare: func(o *reexec.Options) {
 		o.Check = func(context.Context) error { select {} }
+	}},
+	"check-slow": {prepare: func(o *reexec.Options) {
+		o.Check = func(context.Context) error { time.Sleep(slow); return nil }
 	}},
 	"check-waits-for-removal": {prepare: func(o *reexec.Options) { o.Check = untilRemoved }},
 
@@ -51,6 +57,11 @@ var faults = map[string]fault{
 	}},
 	"never-ready": {prepare: func(o *reexec.Options) {
 		o.Health = func(context.Context) error { return errors.New("damaged on purpose: never healthy") }
+	}},
+	"starts-slowly": {start: func() {
+		if os.Getenv(handoverVariable) != "" {
+			time.Sleep(slow)
+		}
 	}},
 	"hangs": {start: func() {
 		if os.Getenv(handoverVariable) != "" {

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package campaign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/reexec/control"
+)
+
+// A fault is one row of the table: an upgrade to which something happens.
+type fault struct {
+	name string
+	// next is what is wrong with the next version; see cmd/victim. With put, that puts the file in place.
+	next string
+	put  func(*stage) error
+	// setUp makes the surroundings of the row before, takeDown undoes it after.
+	setUp, takeDown func(*stage, context.Context) error
+	// strike is called when the service has logged this line, and runs beside the upgrade.
+	line   string
+	strike func(*stage, context.Context) error
+	// look says what is wrong after it that the columns do not show; or nil.
+	look func(*stage, context.Context) error
+	want map[reexec.Mode]want
+}
+
+// exit is what "systemctl reload" must say.
+type exit int
+
+const (
+	fails exit = iota
+	succeeds
+	either
+)
+
+func (e exit) String() string { return [...]string{"fails", "succeeds", "fails or not"}[e] }
+
+// want is what must come of a fault, and why.
+type want struct {
+	outcome control.Outcome
+	reason  string // in the verdict
+	reload  exit
+	// restarted: systemd starts the service again.
+	restarted bool
+	// loses: what the successor is answering goes with it; else nothing is lost.
+	loses bool
+	why   string
+}
+
+func refused(reason, why string) want {
+	return want{outcome: control.Refused, reason: reason, why: why}
+}
+
+func rolledBack(reason, why string) want {
+	return want{outcome: control.RolledBack, reason: reason, why: why}
+}
+
+func losing(w want) want {
+	w.loses = true
+	return w
+}
+
+func upgraded(why string) want {
+	return want{outcome: control.Upgraded, reload: succeeds, why: why}
+}
+
+func overlap(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.Overlap: w} }
+
+// Lines that the service logs at the begin of the phases of an upgrade.
+const (
+	lineCheck = "serving -> checking"
+	lineStart = "checking -> starting"
+	lineTrial = "starting -> probation"
+	lineDrain = "promoting -> draining"
+)
+
+// faults is the table. What is wanted follows from the promises of Holdfast (README.md) and from the protocol
+// (reexec/PROTOCOL.md), not from what was seen.
+func faults() []fault {
+	const nothing = "it is not started, so nothing can have changed"
+	rows := []fault{
+		{name: "the file is missing", put: (*stage).removeBinary, want: overlap(refused("no such file", nothing))},
+		{name: "the file is not executable", put: func(s *stage) error { return s.put(s.programs.victim, 0o644) }, want: overlap(refused("is not executable", nothing))},
+		{name: "the file is of another architecture", put: (*stage).putForeign, want: overlap(refused("is built for", nothing))},
+		{name: "the file is cut off", put: func(s *stage) error {
+			return s.put(s.programs.victim[:len(s.programs.victim)/2], 0o755)
+		}, want: overlap(refused("", nothing))},
+		{name: "the file is empty", put: func(s *stage) error { return s.put(nil, 0o755) }, want: overlap(refused("not an ELF", nothing))},
+		{name: "a directory is there", put: (*stage).putDirectory, want: overlap(refused("not a regular file but a directory", nothing))},
+		{name: "a script without an interpreter is there", put: func(s *stage) error {
+			return s.put([]byte("#!/nowhere/at/all\n"), 0o755)
+		}, want: overlap(refused("not an ELF", nothing))},
+		{
+			name: "the file is on a mount with noexec", setUp: (*stage).mountNoexec, takeDown: (*stage).unmountNoexec,
+			want: overlap(refused("is not executable", nothing)),
+		},
+		{
+			name: "the file is removed between check and start", next: "check-waits-for-removal", line: lineCheck, strike: (*stage).removeWhenChecking,
+			want: overlap(upgraded("what was checked is what runs: by its descriptor, which has no name to lose")),
+		},
+
+		{name: "its check fails", next: "check-fails", want: overlap(refused("damaged on purpose: the check fails", nothing))},
+		{name: "its check hangs", next: "check-hangs", want: overlap(refused("did not end within", "each phase has a bound"))},
+		{name: "it exits with 0", next: "exits-0", want: overlap(refused("", "it was not ready, so it has accepted nothing"))},
+		{name: "it panics at start", next: "panics", want: overlap(refused("damaged on purpose: panic at start", "it was not ready"))},
+		{name: "it hangs at start", next: "hangs", want: overlap(refused("not ready within", "each phase has a bound"))},
+		{name: "it is never healthy", next: "never-ready", want: overlap(refused("damaged on purpose: never healthy", "the verdict says what it waited for"))},
+		{name: "it falls ill on trial", next: "falls-ill", want: overlap(rolledBack("the database is gone", "an ill version answers what it has"))},
+		{name: "it panics on trial", next: "crashes-on-trial", want: overlap(losing(rolledBack("panic on trial", "lost is what it was answering")))},
+		{name: "it hangs on trial", next: "hangs-on-trial", want: overlap(losing(rolledBack("hangs: no beat for", "it is killed, with what it was answering")))},
+		{name: "it leaks descriptors until it has none", next: "leaks", want: overlap(rolledBack("too many open files", "its health check says so"))},
+
+		{name: "it says ready twice", next: "ready-twice", want: overlap(upgraded("it is ready, and was so before: nothing to decide"))},
+		{name: "it closes the socket pair at start", next: "closes-at-start", want: overlap(refused("closed the handover socket and lives on", "who cannot be told anything must not serve"))},
+		{name: "it closes the socket pair on trial", next: "closes-on-trial", want: overlap(losing(rolledBack("closed the handover socket and lives on", "it cannot be told to drain, so it is killed")))},
+		{name: "it sends garbage at start", next: "garbage-at-start", want: overlap(refused("bad frame", "what speaks another protocol must not serve"))},
+		{name: "it sends garbage on trial", next: "garbage-on-trial", want: overlap(losing(rolledBack("bad frame", "the same; it may be killed if it does not listen either")))},
+		{name: "it sends a torn frame", next: "torn-frame", want: overlap(losing(rolledBack("bad frame", "the checksum is there for this")))},
+		{name: "it sends frames of an unknown kind", next: "floods-unknown", want: overlap(losing(rolledBack("unexpected kind 999", "within one version both know all kinds")))},
+		{name: "it floods with 20,000 beats", next: "floods", want: overlap(upgraded("each says that it is well, and none is kept"))},
+		{
+			name: "it sends descriptors that nobody asked for", next: "leaks-descriptors", setUp: (*stage).noteDescriptors, look: (*stage).sameDescriptors,
+			want: overlap(losing(rolledBack("it has leaked enough", "each is closed: main has as many after it as before"))),
+		},
+
+		{
+			name: "the runtime directory is full", setUp: (*stage).fillRuntimeDirectory, takeDown: (*stage).emptyRuntimeDirectory,
+			want: overlap(upgraded("the PID file says who stays if main dies on trial; without it the unit would be started again then, and a full disk must not keep a fix out")),
+		},
+		{
+			name: "main is at its limit of descriptors", setUp: (*stage).reachLimit, takeDown: (*stage).leaveLimit,
+			want: overlap(refused("too many open files", "what is needed to start it cannot be opened")),
+		},
+		{
+			name: "NOTIFY_SOCKET is gone", line: lineTrial, strike: (*stage).hideNotify, takeDown: (*stage).showNotify,
+			want: overlap(rolledBack("systemd could not be told", "main is who systemd knows; it cannot be told of another")),
+		},
+
+		{
+			name: "ten clients reload at once", line: lineCheck, strike: (*stage).storm, look: (*stage).oneMain,
+			want: overlap(want{outcome: control.Upgraded, reload: either, why: "one upgrade at a time; who comes during it is told so"}),
+		},
+		{
+			name: "SIGUSR2 to main on trial", line: lineTrial, strike: (*stage).signalMain, look: (*stage).oneMain,
+			want: overlap(upgraded("the second request is held until the verdict, and answered with busy then")),
+		},
+		{
+			name: "SIGUSR2 to the successor on trial", line: lineTrial, strike: (*stage).signalSuccessor, look: (*stage).oneMain,
+			want: overlap(upgraded("who is on trial keeps it, and begins an upgrade when it is main")),
+		},
+	}
+	return append(rows, commandFaults()...)
+}
+
+// commandFaults are the commands of systemctl in each phase.
+func commandFaults() []fault {
+	phases := []struct{ name, next, line string }{
+		{"in the pre-check", "check-slow", lineCheck},
+		{"at the start", "starts-slowly", lineStart},
+		{"on trial", "", lineTrial},
+		{"in the drain", "", lineDrain},
+	}
+	var rows []fault
+	for _, phase := range phases {
+		over := phase.line == lineDrain // the verdict was told before
+		for _, verb := range []string{"stop", "restart", "daemon-reload", "daemon-reexec"} {
+			var w want
+			switch verb {
+			case "stop":
+				w = want{outcome: control.Stopped, restarted: true, why: "stop wins, and all is answered; then its socket starts it again for the next client"}
+			case "restart":
+				w = want{outcome: control.Stopped, restarted: true, why: "it is a stop first, and the next file starts"}
+			case "daemon-reload":
+				w = upgraded("systemd keeps what it knows")
+			case "daemon-reexec":
+				w = upgraded("the same; but systemctl loses its connection and returns 1 whatever the verdict")
+				w.reload = either
+			}
+			if over && w.outcome == control.Stopped {
+				w.outcome, w.reload = control.Upgraded, either
+			}
+			args := []string{verb}
+			if verb == "stop" || verb == "restart" {
+				args = append(args, unitName)
+			}
+			rows = append(rows, fault{
+				name: "systemctl " + verb + " " + phase.name, next: phase.next, line: phase.line, want: overlap(w),
+				strike: func(s *stage, ctx context.Context) error {
+					_, err := s.Systemctl(ctx, args...)
+					if verb == "daemon-reexec" {
+						err = nil // it may lose the connection to systemd, too
+					}
+					return err
+				},
+			})
+		}
+	}
+	return rows
+}
+
+// removeBinary leaves no file.
+func (s *stage) removeBinary() error { return os.RemoveAll(s.path(binaryPath)) }
+
+func (s *stage) putDirectory() error {
+	return errors.Join(s.removeBinary(), os.Mkdir(s.path(binaryPath), 0o755))
+}
+
+// putForeign makes the file one for another architecture: the field e_machine of its ELF header.
+func (s *stage) putForeign() error {
+	content := append([]byte(nil), s.programs.victim...)
+	const machine, riscv = 18, 243
+	content[machine], content[machine+1] = riscv, 0
+	return s.put(content, 0o755)
+}
+
+func (s *stage) mountNoexec(ctx context.Context) error {
+	return s.Run(ctx, "mount", "-t", "tmpfs", "-o", "noexec,mode=0755", "tmpfs", path.Dir(binaryPath))
+}
+
+func (s *stage) unmountNoexec(ctx context.Context) error {
+	return s.Run(ctx, "umount", "--lazy", path.Dir(binaryPath))
+}
+
+// removeWhenChecking removes the file while its pre-check runs.
+func (s *stage) removeWhenChecking(ctx context.Context) error {
+	begun := s.path("/run/" + name + "/checking")
+	for {
+		if _, err := os.Stat(begun); err == nil {
+			return s.removeBinary()
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if !pause(ctx, time.Millisecond) {
+			return fmt.Errorf("wait for %s: %w", begun, context.Cause(ctx))
+		}
+	}
+}
+
+// descriptors is how many main has, when no client comes.
+func (s *stage) descriptors() (int, error) {
+	all, err := s.processes()
+	if err != nil || len(all) != 1 {
+		return 0, fmt.Errorf("%d processes (%v), want main alone", len(all), err)
+	}
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", all[0].host))
+	return len(names), err
+}
+
+func (s *stage) noteDescriptors(context.Context) (err error) {
+	s.noted, err = s.descriptors()
+	return err
+}
+
+func (s *stage) sameDescriptors(context.Context) error {
+	n, err := s.descriptors()
+	// Clients come and go; what was sent are two thousand.
+	if err == nil && n > s.noted+20 {
+		err = fmt.Errorf("main has %d descriptors, and had %d before", n, s.noted)
+	}
+	return err
+}
+
+// fillRuntimeDirectory puts a small file system in the place of the runtime directory, and fills it.
+func (s *stage) fillRuntimeDirectory(ctx context.Context) error {
+	dir := "/run/" + name
+	for _, argv := range [][]string{
+		{"systemctl", "stop", socketName, unitName},
+		{"mkdir", "-p", dir},
+		{"mount", "-t", "tmpfs", "-o", "size=64k,mode=0755", "tmpfs", dir},
+		{"systemctl", "start", socketName, unitName},
+		// It fails when nothing more goes in.
+		{"sh", "-c", "cat /dev/zero >" + dir + "/filler 2>/dev/null || true"},
+	} {
+		if err := s.Run(ctx, argv...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stage) emptyRuntimeDirectory(ctx context.Context) error {
+	dir := "/run/" + name
+	return s.Run(ctx, "sh", "-c", "rm "+dir+"/filler && systemctl stop "+socketName+" "+unitName+" && umount "+dir+" && systemctl start "+socketName+" "+unitName)
+}
+
+// limit is LimitNOFILE= of a row; the pre-check's descriptors alone need numbers of 64 and more.
+const limit = 100
+
+const limitDropIn = "/run/systemd/system/" + unitName + ".d/limit.conf"
+
+// reachLimit has so many clients connect that main can open nothing any more.
+func (s *stage) reachLimit(ctx context.Context) error {
+	if err := s.WriteFile(ctx, limitDropIn, []byte("[Service]\nLimitNOFILE="+strconv.Itoa(limit)+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := s.Run(ctx, "sh", "-c", "systemctl daemon-reload && systemctl restart "+unitName); err != nil {
+		return err
+	}
+	for range 2 * limit {
+		conn, err := s.network.dial(ctx, "tcp", "127.0.0.1:8080")
+		if err != nil {
+			return err
+		}
+		s.idle = append(s.idle, conn)
+	}
+	for {
+		n, err := s.descriptors()
+		if err != nil {
+			return err
+		}
+		if n >= limit {
+			return nil
+		}
+		if !pause(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("main has %d descriptors with %d clients: %w", n, len(s.idle), context.Cause(ctx))
+		}
+	}
+}
+
+func (s *stage) leaveLimit(ctx context.Context) error {
+	s.closeIdle()
+	return s.Run(ctx, "sh", "-c", "rm "+limitDropIn+" && systemctl daemon-reload && systemctl restart "+unitName)
+}
+
+func (s *stage) closeIdle() {
+	for _, conn := range s.idle {
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_ = conn.Close()
+	}
+	s.idle = nil
+}
+
+const notifyPath = "/run/systemd/notify"
+
+func (s *stage) hideNotify(context.Context) error {
+	return os.Rename(s.path(notifyPath), s.path(notifyPath+".hidden"))
+}
+
+func (s *stage) showNotify(context.Context) error {
+	return os.Rename(s.path(notifyPath+".hidden"), s.path(notifyPath))
+}
+
+// storm has ten clients ask for an upgrade, five by systemd and five beside it.
+func (s *stage) storm(ctx context.Context) error {
+	var asking sync.WaitGroup
+	for i := range 10 {
+		asking.Go(func() {
+			// What they are told depends on who comes first.
+			if i%2 == 0 {
+				_, _ = s.Systemctl(ctx, "reload", unitName)
+			} else {
+				_ = s.Run(ctx, "holdfast", "reload", "--socket=/run/"+name+"/"+control.SocketName, "--timeout=20s")
+			}
+		})
+	}
+	asking.Wait()
+	return nil
+}
+
+func (s *stage) signalMain(context.Context) error { return s.signalNth(0) }
+
+func (s *stage) signalSuccessor(context.Context) error { return s.signalNth(1) }
+
+func (s *stage) signalNth(n int) error {
+	all, err := s.processes()
+	if err != nil || len(all) != 2 {
+		return fmt.Errorf("%d processes (%v), want main and its successor", len(all), err)
+	}
+	return all[n].signal(unix.SIGUSR2)
+}
+
+// oneMain says that no two versions take each other for a predecessor: that is what settle waits for. What is
+// left to say is that the unit was not started again.
+func (s *stage) oneMain(context.Context) error {
+	for _, l := range s.journal.since(s.place) {
+		if strings.Contains(l.text, `msg="booting -> serving"`) {
+			return errors.New("the service was started again")
+		}
+	}
+	return nil
+}

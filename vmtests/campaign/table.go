@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package campaign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/vmtests"
+)
+
+// TableOptions say which faults are brought about, and where.
+type TableOptions struct {
+	Versions []vmtests.Version
+	Modes    []reexec.Mode
+	// Only has those whose names contain it; "" for all.
+	Only string
+	// Log gets a line for each fault and what was wrong; it is called by one goroutine at a time.
+	Log func(string)
+}
+
+// tableTiming gives a command of systemctl the time to reach each phase on a busy machine.
+var tableTiming = timing{check: 4 * time.Second, start: 4 * time.Second, probation: 800 * time.Millisecond, beat: 100 * time.Millisecond, drain: 5 * time.Second}
+
+// rowLimit bounds a row on a busy machine.
+const rowLimit = 90 * time.Second
+
+// Table brings about all faults, the versions of systemd side by side, and reports. An error is one of the
+// campaign itself; what is wrong with Holdfast is in the report.
+func Table(ctx context.Context, programs *Programs, o TableOptions) (*TableReport, error) {
+	report := newTableReport(o)
+	var working sync.WaitGroup
+	errs := make([]error, len(o.Versions))
+	for i, v := range o.Versions {
+		working.Go(func() {
+			for _, mode := range o.Modes {
+				if err := tableOn(ctx, programs, o, v, mode, report); err != nil {
+					errs[i] = errors.Join(errs[i], fmt.Errorf("%v, %v: %w", v, mode, err))
+				}
+			}
+		})
+	}
+	working.Wait()
+	report.took = time.Since(report.began).Round(time.Second)
+	return report, errors.Join(errs...)
+}
+
+// A stage is a system on which one fault after the other is brought about.
+type stage struct {
+	*killer
+	noted int        // by a row
+	idle  []net.Conn // of a row
+}
+
+func tableOn(ctx context.Context, programs *Programs, o TableOptions, v vmtests.Version, mode reexec.Mode, report *TableReport) (err error) {
+	s, err := start(ctx, v, mode, programs, tableTiming)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	c, err := s.startClients(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	stage := &stage{killer: &killer{System: s, clients: c}}
+	defer stage.closeIdle()
+	for _, f := range faults() {
+		w, ok := f.want[mode]
+		if !ok || !strings.Contains(f.name, o.Only) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		seen, err := stage.bringAbout(ctx, f, w)
+		if err != nil {
+			seen.problem("%v", err)
+		}
+		report.add(v, mode, f, w, seen)
+		if len(seen.problems) > 0 {
+			report.log(stage.story(context.WithoutCancel(ctx)))
+		}
+		if err != nil {
+			if err := stage.startAfresh(ctx); err != nil {
+				return fmt.Errorf("after %q: %w", f.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// seen is what came of a fault.
+type seen struct {
+	outcome   control.Outcome
+	reason    string
+	reload    error
+	lost      int
+	restarted bool
+	problems  []string
+}
+
+func (s *seen) problem(format string, args ...any) {
+	s.problems = append(s.problems, fmt.Sprintf(format, args...))
+}
+
+// bringAbout does one row. An error leaves the service in a state that is not known.
+func (s *stage) bringAbout(ctx context.Context, f fault, w want) (seen seen, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, rowLimit, fmt.Errorf("not over after %v", rowLimit))
+	defer cancel()
+	s.place = s.journal.now()
+	takenDown := f.takeDown == nil
+	takeDown := func() error {
+		if takenDown {
+			return nil
+		}
+		takenDown = true
+		return f.takeDown(s, ctx)
+	}
+	defer func() { err = errors.Join(err, takeDown()) }()
+	if f.setUp != nil {
+		if err := f.setUp(s, ctx); err != nil {
+			return seen, fmt.Errorf("set up: %w", err)
+		}
+	}
+	// What the surroundings have cost is no matter of the row.
+	s.clients.take()
+	s.place = s.journal.now()
+	switch {
+	case f.put != nil:
+		err = f.put(s)
+	default:
+		err = s.install(f.next)
+	}
+	if err != nil {
+		return seen, fmt.Errorf("put the next version in place: %w", err)
+	}
+	if seen.reload, err = s.reloadAndStrike(ctx, f); err != nil {
+		return seen, err
+	}
+	if err := takeDownLate(f, takeDown); err != nil {
+		return seen, err
+	}
+	if err := s.atRest(ctx); err != nil {
+		return seen, err
+	}
+	s.judgeRow(&seen, w)
+	if f.look != nil {
+		if err := f.look(s, ctx); err != nil {
+			seen.problem("%v", err)
+		}
+	}
+	if err := takeDown(); err != nil {
+		return seen, fmt.Errorf("undo: %w", err)
+	}
+	return seen, s.nextWorks(ctx, &seen)
+}
+
+// takeDownLate undoes what would keep the service from coming to rest: a strike that lasts.
+func takeDownLate(f fault, takeDown func() error) error {
+	if f.strike == nil {
+		return nil
+	}
+	if err := takeDown(); err != nil {
+		return fmt.Errorf("undo: %w", err)
+	}
+	return nil
+}
+
+// reloadAndStrike runs systemctl reload, and the row's strike at its moment.
+func (s *stage) reloadAndStrike(ctx context.Context, f fault) (reload, err error) {
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Systemctl(ctx, "reload", unitName)
+		done <- err
+	}()
+	if f.strike != nil {
+		if _, err := s.journal.wait(ctx, s.place, f.line, "msg=verdict outcome="); err != nil {
+			return nil, err
+		}
+		if err := f.strike(s, ctx); err != nil {
+			return nil, fmt.Errorf("strike: %w", err)
+		}
+	}
+	select {
+	case reload = <-done:
+		return reload, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the reload does not end: %w", context.Cause(ctx))
+	}
+}
+
+// atRest waits until one process is left and has answered all clients.
+func (s *stage) atRest(ctx context.Context) error {
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
+	return s.clients.settled(ctx, now())
+}
+
+// judgeRow compares.
+func (s *stage) judgeRow(seen *seen, w want) {
+	for _, l := range s.journal.since(s.place) {
+		if verdict, ok := strings.CutPrefix(l.text, "level=INFO msg=verdict outcome="); ok && seen.outcome == "" {
+			seen.outcome, seen.reason = parseVerdict(verdict)
+		} else if verdict, ok := strings.CutPrefix(l.text, "level=WARN msg=verdict outcome="); ok && seen.outcome == "" {
+			seen.outcome, seen.reason = parseVerdict(verdict)
+		}
+		if strings.Contains(l.text, `msg="booting -> serving"`) {
+			seen.restarted = true
+		}
+	}
+	if seen.outcome != w.outcome || !strings.Contains(seen.reason, w.reason) {
+		seen.problem("verdict: %s: %q; want %s: %q", seen.outcome, seen.reason, w.outcome, w.reason)
+	}
+	if w.reload != either && (seen.reload == nil) != (w.reload == succeeds) {
+		seen.problem("systemctl reload: %v; it %s", seen.reload, w.reload)
+	}
+	if seen.restarted != w.restarted {
+		seen.problem("systemd started the service again: %t; want %t", seen.restarted, w.restarted)
+	}
+	failures, _ := s.clients.take()
+	seen.lost = len(failures)
+	for _, f := range failures {
+		if !w.loses || f.refused() {
+			seen.problem("lost: %v", f)
+		}
+	}
+	if len(failures) > len(s.clients.list) {
+		seen.problem("%d requests were lost; a process that dies answers one of each of %d clients", len(failures), len(s.clients.list))
+	}
+}
+
+// parseVerdict takes apart what is logged: OUTCOME seconds=N reason="…".
+func parseVerdict(text string) (control.Outcome, string) {
+	outcome, rest, _ := strings.Cut(text, " seconds=")
+	_, reason, _ := strings.Cut(rest, " reason=")
+	return control.Outcome(strings.Trim(outcome, `"`)), strings.Trim(reason, `"`)
+}
+
+// nextWorks upgrades to a sound version.
+func (s *stage) nextWorks(ctx context.Context, seen *seen) error {
+	if err := s.atRest(ctx); err != nil {
+		return err
+	}
+	s.clients.take()
+	if err := s.install(""); err != nil {
+		return err
+	}
+	if _, err := s.Systemctl(ctx, "reload", unitName); err != nil {
+		seen.problem("the next upgrade: %v", err)
+	}
+	if err := s.atRest(ctx); err != nil {
+		return fmt.Errorf("the next upgrade: %w", err)
+	}
+	status, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	if status.Version != fmt.Sprint(s.version) {
+		seen.problem("the next upgrade: version %s is main, want %d", status.Version, s.version)
+	}
+	failures, _ := s.clients.take()
+	for _, f := range failures {
+		seen.problem("the next upgrade: lost: %v", f)
+	}
+	return nil
+}
+
+// startAfresh brings the service back after a row that went wrong.
+func (s *stage) startAfresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, rowLimit, fmt.Errorf("not over after %v", rowLimit))
+	defer cancel()
+	s.closeIdle()
+	_ = os.Rename(s.path(notifyPath+".hidden"), s.path(notifyPath)) // if it is hidden
+	_ = s.Run(ctx, "systemctl", "kill", "--signal=KILL", unitName)  // if it runs
+	_ = s.Run(ctx, "sh", "-c", "systemctl stop "+socketName+" "+unitName+"; umount --lazy "+path.Dir(binaryPath)+" /run/"+name+"; rm -f "+limitDropIn+"; systemctl daemon-reload; systemctl reset-failed")
+	if err := s.install(""); err != nil {
+		return err
+	}
+	if _, err := s.Systemctl(ctx, "start", socketName, unitName); err != nil {
+		return err
+	}
+	return s.atRest(ctx)
+}
