@@ -19,7 +19,10 @@ import (
 const pidFileName = "main.pid"
 
 // writePIDFile replaces the file by rename, so that systemd never reads half
-// of it. Without a runtime directory it does nothing.
+// of it. Without a runtime directory it does nothing. If the file cannot be
+// written, on a full disk, there is none after it: systemd keeps the main process
+// that it knows then, while an old name would make it take the predecessor for
+// main again, when the reload command ends, and stop the service with that.
 func writePIDFile(directory string, pid int) error {
 	if directory == "" {
 		return nil
@@ -27,10 +30,11 @@ func writePIDFile(directory string, pid int) error {
 	path := filepath.Join(directory, pidFileName)
 	next := fmt.Sprintf("%s.%d", path, os.Getpid())
 	if err := writeNew(next, strconv.Itoa(pid)+"\n"); err != nil {
+		_ = os.Remove(path)
 		return fmt.Errorf("name PID %d in %s: %w", pid, path, err)
 	}
 	if err := os.Rename(next, path); err != nil {
-		_ = os.Remove(next)
+		_, _ = os.Remove(next), os.Remove(path)
 		return fmt.Errorf("name PID %d in %s: %w", pid, path, err)
 	}
 	return nil

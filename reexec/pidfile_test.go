@@ -3,6 +3,8 @@
 package reexec
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -37,6 +39,25 @@ func TestWritePIDFile(t *testing.T) {
 	missing := filepath.Join(dir, "missing")
 	if err := writePIDFile(missing, 17); err == nil || !strings.Contains(err.Error(), "name PID 17 in "+missing) {
 		t.Errorf("error %v, want it to name PID and path", err)
+	}
+}
+
+// An old name is worse than none.
+func TestPIDFileThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	if err := writePIDFile(dir, 1); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, pidFileName)
+	// In the way of the next one, as a full disk is.
+	if err := os.MkdirAll(filepath.Join(path+"."+strconv.Itoa(os.Getpid()), "in the way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := writePIDFile(dir, 17); err == nil {
+		t.Error("written over a directory")
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the old file: %v, want none", err)
 	}
 }
 
