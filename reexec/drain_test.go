@@ -190,6 +190,50 @@ func TestDrainNowClosesIdleConnections(t *testing.T) {
 	g.mustEnd()
 }
 
+// A client that has connected knows nothing of the stop: what it asks then is
+// answered, also if a part of it was there before. net/http would drop it.
+func TestDrainNowAnswersWhatArrives(t *testing.T) {
+	for _, sent := range []string{"", "POST / HTTP/1.1\r\nHo"} {
+		t.Run(fmt.Sprintf("%d bytes before", len(sent)), func(t *testing.T) {
+			accepted := make(chan struct{}, 1)
+			g := newHTTPGeneration(t, firstInventory(t), &http.Server{Handler: echo("A"), ConnState: func(_ net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					accepted <- struct{}{}
+				}
+			}})
+			g.inv.accept()
+			conn, err := net.Dial("tcp", g.ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, sent); err != nil {
+				t.Fatal(err)
+			}
+			// Accepted, and read as far as it has come.
+			<-accepted
+			if sent != "" {
+				g.waitPhase(arriving, 1)
+			}
+			g.begin(ours)
+			g.drain.now()
+			g.mustWait()
+			if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"[len(sent):]); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			if err != nil || string(body) != "A: x" || !resp.Close {
+				t.Errorf("answered %q, %v, close: %t; want an answer that leads away", body, err, resp.Close)
+			}
+			g.mustEnd()
+		})
+	}
+}
+
 // It waits for a request in flight, now or not, and gives up when it is told.
 func TestDrainWaitsForRequests(t *testing.T) {
 	for _, c := range []string{"answered", "abandoned"} {

@@ -73,6 +73,9 @@ func (h *httpServer) serve(ln net.Listener) error {
 		err = h.srv.ServeTLS(ln, "", "")
 	} else {
 		err = h.srv.Serve(ln)
+		if set := h.keepAlives.Load(); set != nil {
+			close(set.over)
+		}
 	}
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
@@ -111,14 +114,18 @@ func (h *httpServer) lead() {
 	}
 }
 
-// stop answers what was asked and closes idle connections at once; those of
-// HTTP/1 only when HTTP/2 has come to its end, since Shutdown is for both. It
-// returns when that is done or ctx ends.
+// stop answers what was asked, also what is on its way where that can be seen
+// (HTTP/1 without TLS), and closes idle connections at once; those of HTTP/1 only
+// when HTTP/2 has come to its end, since Shutdown is for both. It returns when
+// that is done or ctx ends.
 func (h *httpServer) stop(ctx context.Context) error {
 	h.lead()
 	if h.http2 != nil {
 		h.http2.hasten()
 		h.http2.wait(ctx)
+	}
+	if set := h.keepAlives.Load(); set != nil {
+		set.answered(ctx)
 	}
 	return h.srv.Shutdown(ctx)
 }

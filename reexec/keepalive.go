@@ -3,6 +3,7 @@
 package reexec
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -22,24 +23,28 @@ type keepAlives struct {
 	listener *listener
 	lead     func() // leads the clients away from now on
 
-	mu     sync.Mutex
-	open   map[*keepAlive]struct{}
-	mover  *mover // while they move
-	closed bool   // nothing is parked any more
+	over chan struct{} // closed when nothing is accepted any more
+
+	mu      sync.Mutex
+	open    map[*keepAlive]struct{}
+	mover   *mover        // while they move
+	closed  bool          // nothing is parked any more
+	changed chan struct{} // closed and replaced when a connection has another phase, or is gone
 }
 
 func newKeepAlives(l *listener, lead func()) *keepAlives {
-	return &keepAlives{listener: l, lead: lead, open: map[*keepAlive]struct{}{}}
+	return &keepAlives{listener: l, lead: lead, over: make(chan struct{}), open: map[*keepAlive]struct{}{}, changed: make(chan struct{})}
 }
 
 // phase is where net/http is with a connection.
 type phase int
 
 const (
-	fresh   phase = iota // nothing has been read yet
-	busy                 // with a request
-	idle                 // the answer is sent; the idle deadline comes next
-	waiting              // for a request, unless its first bytes are buffered
+	fresh    phase = iota // nothing has been read yet
+	arriving              // a part of a request has been read
+	busy                  // with a request
+	idle                  // the answer is sent; the idle deadline comes next
+	waiting               // for a request, unless its first bytes are buffered
 )
 
 // keepAlive knows when net/http waits for a request on a connection and has
@@ -106,6 +111,56 @@ func (s *keepAlives) remove(c *keepAlive) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, c)
+	s.notifyLocked()
+}
+
+// notifyLocked wakes who waits for a change.
+func (s *keepAlives) notifyLocked() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// arrivalLimit bounds the wait for a request that has not come, or not in full.
+const arrivalLimit = time.Second
+
+// answered waits until all requests are answered whose clients could not know
+// that the service stops: also those that are on their way on a connection that
+// was accepted just now. net/http drops what it has read when Shutdown has begun
+// (conn.serve in net/http/server.go, behind readRequest). Who asks nothing for
+// arrivalLimit is not waited for, nor is anybody when ctx ends.
+func (s *keepAlives) answered(ctx context.Context) {
+	select {
+	case <-s.over:
+	case <-ctx.Done():
+		return
+	}
+	late := time.NewTimer(arrivalLimit)
+	defer late.Stop()
+	patient := true
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		s.mu.Unlock()
+		pending := false
+		for _, c := range s.list() {
+			switch c.now() {
+			case fresh, arriving:
+				pending = pending || patient
+			case busy:
+				pending = true
+			}
+		}
+		if !pending {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late.C:
+			patient = false
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (s *keepAlives) list() []*keepAlive {
@@ -180,8 +235,17 @@ func connState(conn net.Conn, state http.ConnState) {
 
 func (c *keepAlive) setPhase(p phase) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.phase = p
+	c.mu.Unlock()
+	c.set.mu.Lock()
+	defer c.set.mu.Unlock()
+	c.set.notifyLocked()
+}
+
+func (c *keepAlive) now() phase {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.phase
 }
 
 // Close closes our copy of the socket.
@@ -219,7 +283,7 @@ func (c *keepAlive) Read(p []byte) (int, error) {
 	}
 	n, err := c.await(func() (int, error) { return c.conn.Read(p) })
 	if n > 0 {
-		c.setPhase(busy)
+		c.setPhase(arriving)
 	}
 	return n, err
 }

@@ -125,7 +125,8 @@ func (g *httpGeneration) serving() *keepAlives {
 	}
 }
 
-// waitPhase waits until n connections are in this phase.
+// waitPhase waits until n connections are in this phase; arriving is also for
+// those that have arrived.
 func (g *httpGeneration) waitPhase(p phase, n int) {
 	g.t.Helper()
 	set := g.serving()
@@ -133,7 +134,8 @@ func (g *httpGeneration) waitPhase(p phase, n int) {
 		got := 0
 		for _, c := range set.list() {
 			c.mu.Lock()
-			if c.phase == p && (p == busy || c.reading) {
+			switch {
+			case p == arriving && c.phase == busy, c.phase == p && (p == arriving || p == busy || c.reading):
 				got++
 			}
 			c.mu.Unlock()
@@ -233,7 +235,7 @@ func TestMoveWhileRequestsArrive(t *testing.T) {
 	for i, c := range all {
 		c.write(request[:i%len(request)])
 	}
-	a.waitPhase(busy, 2*(len(request)-1))
+	a.waitPhase(arriving, 2*(len(request)-1))
 	b := a.following(&http.Server{Handler: echo("B")})
 	l := linked(t, b, nil)
 	a.moveTo(l)
