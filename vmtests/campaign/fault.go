@@ -29,6 +29,8 @@ type fault struct {
 	put  func(*stage) error
 	// setUp makes the surroundings of the row before, takeDown undoes it after.
 	setUp, takeDown func(*stage, context.Context) error
+	// release is called when the reload has ended, where the service cannot come to rest before.
+	release func(*stage, context.Context) error
 	// strike is called when the service has logged this line, and runs beside the upgrade.
 	line   string
 	strike func(*stage, context.Context) error
@@ -51,7 +53,8 @@ func (e exit) String() string { return [...]string{"fails", "succeeds", "fails o
 // want is what must come of a fault, and why.
 type want struct {
 	outcome control.Outcome
-	reason  string // in the verdict
+	or      control.Outcome // as well; "" for none
+	reason  string          // in the verdict
 	reload  exit
 	// restarted: systemd starts the service again.
 	restarted bool
@@ -125,7 +128,7 @@ func faults() []fault {
 
 		{name: "it says ready twice", next: "ready-twice", want: overlap(upgraded("it is ready, and was so before: nothing to decide"))},
 		{name: "it closes the socket pair at start", next: "closes-at-start", want: overlap(refused("closed the handover socket and lives on", "who cannot be told anything must not serve"))},
-		{name: "it closes the socket pair on trial", next: "closes-on-trial", want: overlap(losing(rolledBack("closed the handover socket and lives on", "it cannot be told to drain, so it is killed")))},
+		{name: "it closes the socket pair on trial", next: "closes-on-trial", want: overlap(losing(rolledBack("", "it cannot be told to drain, so it is killed; the end of the socket shows it, or the beats that do not come")))},
 		{name: "it sends garbage at start", next: "garbage-at-start", want: overlap(refused("bad frame", "what speaks another protocol must not serve"))},
 		{name: "it sends garbage on trial", next: "garbage-on-trial", want: overlap(losing(rolledBack("bad frame", "the same; it may be killed if it does not listen either")))},
 		{name: "it sends a torn frame", next: "torn-frame", want: overlap(losing(rolledBack("bad frame", "the checksum is there for this")))},
@@ -141,12 +144,16 @@ func faults() []fault {
 			want: overlap(upgraded("the PID file says who stays if main dies on trial; without it the unit would be started again then, and a full disk must not keep a fix out")),
 		},
 		{
-			name: "main is at its limit of descriptors", setUp: (*stage).reachLimit, takeDown: (*stage).leaveLimit,
+			name: "main is at its limit of descriptors", setUp: (*stage).reachLimit, release: (*stage).leaveClients, takeDown: (*stage).leaveLimit,
 			want: overlap(refused("too many open files", "what is needed to start it cannot be opened")),
 		},
 		{
-			name: "NOTIFY_SOCKET is gone", line: lineTrial, strike: (*stage).hideNotify, takeDown: (*stage).showNotify,
-			want: overlap(rolledBack("systemd could not be told", "main is who systemd knows; it cannot be told of another")),
+			name: "NOTIFY_SOCKET is gone before", setUp: (*stage).hideNotify, release: (*stage).showNotify,
+			want: overlap(refused("notify", "a version that systemd cannot hear must not become main")),
+		},
+		{
+			name: "NOTIFY_SOCKET is gone on trial", line: lineTrial, strike: (*stage).hideNotify, release: (*stage).showNotify,
+			want: overlap(upgraded("both are connected to it since they started, and its name is of no use any more")),
 		},
 
 		{
@@ -182,7 +189,8 @@ func commandFaults() []fault {
 			case "stop":
 				w = want{outcome: control.Stopped, restarted: true, why: "stop wins, and all is answered; then its socket starts it again for the next client"}
 			case "restart":
-				w = want{outcome: control.Stopped, restarted: true, why: "it is a stop first, and the next file starts"}
+				// job.c of systemd: a reload that is under way becomes a part of the restart, whose end is its own.
+				w = want{outcome: control.Stopped, reload: either, restarted: true, why: "it is a stop first, and the next file starts; systemd merges the reload into it"}
 			case "daemon-reload":
 				w = upgraded("systemd keeps what it knows")
 			case "daemon-reexec":
@@ -191,6 +199,10 @@ func commandFaults() []fault {
 			}
 			if over && w.outcome == control.Stopped {
 				w.outcome, w.reload = control.Upgraded, either
+			}
+			if phase.line == lineStart && w.outcome == control.Stopped {
+				// SIGTERM is for all processes, and the successor does not catch it yet.
+				w.or = control.Refused
 			}
 			args := []string{verb}
 			if verb == "stop" || verb == "restart" {
@@ -333,6 +345,11 @@ func (s *stage) reachLimit(ctx context.Context) error {
 func (s *stage) leaveLimit(ctx context.Context) error {
 	s.closeIdle()
 	return s.Run(ctx, "sh", "-c", "rm "+limitDropIn+" && systemctl daemon-reload && systemctl restart "+unitName)
+}
+
+func (s *stage) leaveClients(context.Context) error {
+	s.closeIdle()
+	return nil
 }
 
 func (s *stage) closeIdle() {

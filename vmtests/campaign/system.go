@@ -209,5 +209,5 @@ func now() int64 {
 // What the library keeps across a crash.
 const (
 	keepsCounts  = false
-	keepsSockets = false
+	keepsSockets = true
 )

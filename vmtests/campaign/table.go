@@ -147,8 +147,10 @@ func (s *stage) bringAbout(ctx context.Context, f fault, w want) (seen seen, err
 	if seen.reload, err = s.reloadAndStrike(ctx, f); err != nil {
 		return seen, err
 	}
-	if err := takeDownLate(f, takeDown); err != nil {
-		return seen, err
+	if f.release != nil {
+		if err := f.release(s, ctx); err != nil {
+			return seen, fmt.Errorf("release: %w", err)
+		}
 	}
 	if err := s.atRest(ctx); err != nil {
 		return seen, err
@@ -163,17 +165,6 @@ func (s *stage) bringAbout(ctx context.Context, f fault, w want) (seen seen, err
 		return seen, fmt.Errorf("undo: %w", err)
 	}
 	return seen, s.nextWorks(ctx, &seen)
-}
-
-// takeDownLate undoes what would keep the service from coming to rest: a strike that lasts.
-func takeDownLate(f fault, takeDown func() error) error {
-	if f.strike == nil {
-		return nil
-	}
-	if err := takeDown(); err != nil {
-		return fmt.Errorf("undo: %w", err)
-	}
-	return nil
 }
 
 // reloadAndStrike runs systemctl reload, and the row's strike at its moment.
@@ -219,7 +210,7 @@ func (s *stage) judgeRow(seen *seen, w want) {
 			seen.restarted = true
 		}
 	}
-	if seen.outcome != w.outcome || !strings.Contains(seen.reason, w.reason) {
+	if seen.outcome != w.outcome && (w.or == "" || seen.outcome != w.or) || !strings.Contains(seen.reason, w.reason) {
 		seen.problem("verdict: %s: %q; want %s: %q", seen.outcome, seen.reason, w.outcome, w.reason)
 	}
 	if w.reload != either && (seen.reload == nil) != (w.reload == succeeds) {

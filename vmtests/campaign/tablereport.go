@@ -76,7 +76,11 @@ func (s seen) String() string {
 }
 
 func (w want) String() string {
-	text := string(w.outcome) + ", reload " + w.reload.String()
+	text := string(w.outcome)
+	if w.or != "" {
+		text += " or " + string(w.or)
+	}
+	text += ", reload " + w.reload.String()
 	if w.restarted {
 		text += ", started again"
 	}

@@ -65,7 +65,7 @@ var faults = map[string]fault{
 	}},
 	"hangs": {start: func() {
 		if os.Getenv(handoverVariable) != "" {
-			select {}
+			time.Sleep(time.Hour)
 		}
 	}},
 
@@ -161,7 +161,11 @@ var leaked []*os.File
 
 // leak opens files until none can be opened any more. What opens files cannot do its work then, and says so.
 func leak(context.Context) error {
-	for range 1 << 20 {
+	few := unix.Rlimit{Cur: 300, Max: 300}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		return err
+	}
+	for {
 		f, err := os.Open("/proc/self/stat")
 		if err != nil {
 			return fmt.Errorf("damaged on purpose: %w", err)
@@ -171,5 +175,4 @@ func leak(context.Context) error {
 			return nil // the rest on the next beats, so that it comes on trial
 		}
 	}
-	return nil
 }
