@@ -80,9 +80,6 @@ func (s *System) startClients(ctx context.Context) (*clients, error) {
 		{"bound, keep-alive", load.Options{URL: "http://127.0.0.1:8081/", KeepAlive: 1, Redial: true, Think: 20 * time.Millisecond}},
 		{"unix", load.Options{URL: "http://127.0.0.1:80/", New: 1, Think: 20 * time.Millisecond, Dial: unixDial}},
 	} {
-		if !keepsSockets && (strings.HasPrefix(k.name, "bound") || k.name == "unix") {
-			continue
-		}
 		one := &client{name: k.name, unix: k.options.Dial != nil}
 		if k.options.Dial == nil {
 			k.options.Dial = s.network.dial
@@ -97,11 +94,8 @@ func (s *System) startClients(ctx context.Context) (*clients, error) {
 		c.working.Go(func() { generator.Run(all) })
 	}
 	datagrams, counting := &client{name: "udp", unix: true}, &client{name: "commits"}
-	c.list = append(c.list, counting)
-	if keepsSockets {
-		c.list = append(c.list, datagrams)
-		c.working.Go(func() { s.exchangeDatagrams(all, c, datagrams) })
-	}
+	c.list = append(c.list, datagrams, counting)
+	c.working.Go(func() { s.exchangeDatagrams(all, c, datagrams) })
 	c.working.Go(func() { s.count(all, c, counting) })
 	return c, c.settled(ctx, now())
 }

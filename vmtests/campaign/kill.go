@@ -324,17 +324,15 @@ func (k *killer) examine(ctx context.Context, r *round) error {
 			}
 		}
 	}
-	if keepsCounts {
-		for _, b := range backward {
-			r.problem("commit lost: %s", b)
-		}
+	for _, b := range backward {
+		r.problem("commit lost: %s", b)
 	}
 	sockets, err := k.listeners()
 	if err != nil {
 		return err
 	}
 	for name, inode := range k.sockets {
-		if sockets[name] != inode && (keepsSockets || name == "http") {
+		if sockets[name] != inode {
 			r.problem("listener %s is another socket: inode %d, was %d", name, sockets[name], inode)
 		}
 	}

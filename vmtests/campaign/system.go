@@ -205,9 +205,3 @@ func now() int64 {
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // every Linux has this clock
 	return ts.Nano()
 }
-
-// What the library keeps across a crash.
-const (
-	keepsCounts  = false
-	keepsSockets = true
-)

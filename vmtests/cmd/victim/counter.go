@@ -3,22 +3,57 @@
 package main
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
+
+	"github.com/holdfast-go/holdfast/reexec"
 )
 
-// A counter counts for clients.
+// A counter counts for clients, and acknowledges a count only when it is committed.
 type counter struct {
-	mu sync.Mutex
-	n  uint64
+	mu    sync.Mutex
+	n     uint64
+	state *reexec.State
 }
 
-// ServeHTTP counts one more and answers with the count.
-func (c *counter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+func newCounter(svc *reexec.Service) (c *counter, err error) {
+	c = &counter{}
+	c.state, err = svc.State("count", reexec.Exclusive{Version: 1, Save: c.save, Load: c.load})
+	return c, err
+}
+
+func (c *counter) save(w io.Writer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return binary.Write(w, binary.BigEndian, c.n)
+}
+
+func (c *counter) load(_ uint32, data []byte) error {
+	if len(data) != 8 {
+		return fmt.Errorf("a count has 8 bytes, not %d", len(data))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n = binary.BigEndian.Uint64(data)
+	return nil
+}
+
+// ServeHTTP counts one more and answers with the count; with 503 where another generation is main.
+func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	c.n++
 	n := c.n
 	c.mu.Unlock()
-	fmt.Fprint(w, n)
+	switch err := c.state.Commit(r.Context()); {
+	case err == nil:
+		fmt.Fprint(w, n)
+	case errors.Is(err, reexec.ErrNotMain):
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	default:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
 }

@@ -83,7 +83,11 @@ var bound = []struct{ name, network, address string }{
 }
 
 func serve(svc *reexec.Service, version int) error {
-	handler := handle(svc, version)
+	count, err := newCounter(svc)
+	if err != nil {
+		return err
+	}
+	handler := handle(svc, version, count)
 	ln, err := svc.Listen("http", "tcp", "127.0.0.1:8080")
 	if err != nil {
 		return err
@@ -105,7 +109,7 @@ func serve(svc *reexec.Service, version int) error {
 
 // handle answers: an echo, an echo that takes its time (/slow?for=100ms), the count after one more (/add),
 // and who this is (/state).
-func handle(svc *reexec.Service, version int) http.Handler {
+func handle(svc *reexec.Service, version int, count *counter) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(w, r.Body) // an error is the client's, which went away
@@ -122,7 +126,7 @@ func handle(svc *reexec.Service, version int) http.Handler {
 		case <-r.Context().Done():
 		}
 	})
-	mux.Handle("POST /add", new(counter))
+	mux.Handle("POST /add", count)
 	mux.HandleFunc("/state", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(svc.Status())
 	})
