@@ -4,18 +4,18 @@ package reexec
 
 import (
 	"debug/buildinfo"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-go/holdfast/reexec/internal/lastgood"
 )
 
 // modulePath is this module's, as it stands in the build information of every
@@ -225,35 +225,7 @@ func fileType(mode uint32) string {
 	return fmt.Sprintf("of type %o", mode)
 }
 
-var machines = map[string]elf.Machine{
-	"386": elf.EM_386, "amd64": elf.EM_X86_64, "arm": elf.EM_ARM, "arm64": elf.EM_AARCH64,
-	"loong64": elf.EM_LOONGARCH, "mips": elf.EM_MIPS, "mipsle": elf.EM_MIPS,
-	"mips64": elf.EM_MIPS, "mips64le": elf.EM_MIPS, "ppc64": elf.EM_PPC64,
-	"ppc64le": elf.EM_PPC64, "riscv64": elf.EM_RISCV, "s390x": elf.EM_S390,
-}
-
-func (b *binary) checkArchitecture() error {
-	f, err := elf.NewFile(b.file)
-	if err != nil {
-		return fmt.Errorf("%s is not an ELF executable: %w", b.path, err)
-	}
-	if want, ok := machines[runtime.GOARCH]; ok && f.Machine != want {
-		return fmt.Errorf("%s is built for %v, this machine is %v", b.path, f.Machine, want)
-	}
-	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
-		return fmt.Errorf("%s is of ELF type %v, not an executable", b.path, f.Type)
-	}
-	st, err := b.file.Stat()
-	if err != nil {
-		return err
-	}
-	for _, p := range f.Progs {
-		if end := p.Off + p.Filesz; p.Type == elf.PT_LOAD && (end < p.Off || end > uint64(st.Size())) {
-			return fmt.Errorf("%s is cut off: it has %d bytes and should have %d or more: put new versions in place by rename", b.path, st.Size(), end)
-		}
-	}
-	return nil
-}
+func (b *binary) checkArchitecture() error { return lastgood.CheckELF(b.file, b.path) }
 
 // checkProgram compares the build information: the same main package, linked
 // with this module.

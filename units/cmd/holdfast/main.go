@@ -30,6 +30,8 @@ Commands:
   reload     upgrade a running service and wait for the verdict
   status     show what a running service says about itself
   render     write the systemd units of a service
+  launch     start a service, for ExecStart=: its file, or the last good version
+  retry      have a file that failed start again
 
 Options:
   -h, --help     show this help, or that of a command
@@ -42,6 +44,10 @@ Options:
 var version string
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "launch" {
+		// A signal is for the service: nothing here may catch it.
+		os.Exit(command.Launch(os.Args[2:], os.Stdout, os.Stderr))
+	}
 	ctx, stop := command.SignalContext(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -61,6 +67,10 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 		return command.Status(ctx, rest, stdout, stderr)
 	case "render":
 		return render(rest, stdout, stderr)
+	case "launch":
+		return command.Launch(rest, stdout, stderr)
+	case "retry":
+		return command.Retry(rest, stdout, stderr)
 	case "-h", "-help", "--help", "help":
 		fmt.Fprint(stdout, help)
 		return command.ExitOK
@@ -68,7 +78,7 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 		fmt.Fprintf(stdout, "holdfast %s (control protocol %d, %s)\n", buildVersion(), control.Version, runtime.Version())
 		return command.ExitOK
 	default:
-		fmt.Fprintf(stderr, "holdfast: unknown command %q: use reload, status or render; \"holdfast --help\" says more\n", name)
+		fmt.Fprintf(stderr, "holdfast: unknown command %q: use reload, status, render, launch or retry; \"holdfast --help\" says more\n", name)
 		return command.ExitUsage
 	}
 }
