@@ -34,9 +34,27 @@ type binary struct {
 // minExecFD keeps the descriptor clear of those that a child gets as 0, 1, ….
 const minExecFD = 64
 
+// faultError is an error for which the content of the file is to blame: it would
+// be no better another time.
+type faultError struct{ error }
+
+func (e faultError) Unwrap() error { return e.error }
+
 // openBinary opens the file behind path and checks all that can be seen
 // without running it. The caller closes the binary.
-func openBinary(path string) (_ *binary, err error) {
+func openBinary(path string) (*binary, error) {
+	b, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.check(); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	return b, nil
+}
+
+// openFile opens the file behind path. The caller closes it.
+func openFile(path string) (*binary, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -48,18 +66,21 @@ func openBinary(path string) (_ *binary, err error) {
 	if err := errors.Join(err, unix.Close(fd)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	b := &binary{path: path, file: os.NewFile(uintptr(high), path)}
-	defer func() {
-		if err != nil {
-			_ = b.close()
-		}
-	}()
-	for _, check := range []func() error{b.checkFile, b.checkDirectories, b.checkArchitecture, b.checkProgram} {
+	return &binary{path: path, file: os.NewFile(uintptr(high), path)}, nil
+}
+
+// check does what can be done without running it. Another owner or mode makes
+// the same content good, so only some errors are a [faultError].
+func (b *binary) check() error {
+	for _, check := range []func() error{b.checkFile, b.checkDirectories} {
 		if err := check(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return b, nil
+	if err := b.checkArchitecture(); err != nil {
+		return faultError{err}
+	}
+	return b.checkProgram()
 }
 
 func (b *binary) close() error { return b.file.Close() }
@@ -232,14 +253,14 @@ func (b *binary) checkArchitecture() error { return lastgood.CheckELF(b.file, b.
 func (b *binary) checkProgram() error {
 	theirs, err := buildinfo.Read(b.file)
 	if err != nil {
-		return fmt.Errorf("%s: %w: it must be a Go binary with build information", b.path, err)
+		return faultError{fmt.Errorf("%s: %w: it must be a Go binary with build information", b.path, err)}
 	}
 	ours, ok := debug.ReadBuildInfo()
 	if !ok {
 		return errors.New("the running binary has no build information: build it with module support")
 	}
 	if ours.Path != theirs.Path {
-		return fmt.Errorf("%s is the program %s, the running one is %s", b.path, theirs.Path, ours.Path)
+		return faultError{fmt.Errorf("%s is the program %s, the running one is %s", b.path, theirs.Path, ours.Path)}
 	}
 	if !linksHoldfast(theirs) {
 		return fmt.Errorf("%s knows nothing of Holdfast: it does not link %s; use systemctl restart to start it", b.path, modulePath)

@@ -55,7 +55,9 @@ type Options struct {
 
 	// Health says whether the service can serve. It is asked before READY=1,
 	// on every beat of the probation, and before every ping of systemd's
-	// watchdog. A check that hangs counts as ill health. Nil: always healthy.
+	// watchdog; under "holdfast launch" also on every beat of the first
+	// Probation of a main that has not been on trial. Calls may overlap. A check
+	// that hangs counts as ill health. Nil: always healthy.
 	Health func(context.Context) error
 
 	CheckTimeout time.Duration // of the pre-check; default 10 s

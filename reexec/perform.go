@@ -41,17 +41,20 @@ func (s *Service) perform(a machine.Action) {
 		attempt := r.attempt
 		go func() {
 			defer cancel()
-			b, answer, err := s.precheck(ctx)
+			c, err := s.precheck(ctx)
 			if err != nil {
-				s.send(event{kind: machine.Unfit, attempt: attempt, reason: err.Error(), checked: &checked{answer: answer}})
+				s.send(event{
+					kind: machine.Unfit, attempt: attempt, reason: err.Error(), checked: &c,
+					innocent: !errors.As(err, new(faultError)),
+				})
 				return
 			}
-			e := event{kind: machine.Fit, attempt: attempt, checked: &checked{b, answer}}
+			e := event{kind: machine.Fit, attempt: attempt, checked: &c}
 			switch s.opts.Mode {
 			case InPlace:
 				e.kind = machine.FitInPlace
 			case Restart:
-				e.kind, e.reason = machine.FitToRestart, s.restartReason(answer.Version)
+				e.kind, e.reason = machine.FitToRestart, s.restartReason(c.answer.Version)
 			}
 			s.send(e)
 		}()
@@ -207,11 +210,14 @@ func (s *Service) leavingReason() string {
 // start runs the checked binary and begins the handover.
 func (s *Service) start() {
 	r := &s.run
-	tell := s.attemptReport(r.attempt)
+	tell, attempt := s.attemptReport(r.attempt), r.attempt
 	b, answer := r.checked.binary, r.checked.answer
 	r.checked = nil
 	c, err := s.startSuccessor(b, answer.Version)
-	_ = b.close()
+	if r.tried = b.file; s.lastGood == nil {
+		_ = b.close()
+		r.tried = nil
+	}
 	r.verdict.To = &control.Process{Generation: s.generation + 1, Version: answer.Version}
 	if err == nil {
 		r.successor = c
@@ -238,7 +244,7 @@ func (s *Service) start() {
 		_ = c.conn.Close()
 	}
 	// The loop must not wait for itself.
-	go tell(machine.Died, err.Error())
+	go s.send(event{kind: machine.Died, attempt: attempt, reason: err.Error(), innocent: true})
 }
 
 // handOver saves the states, and then hands all over and hears the successor.
@@ -497,6 +503,7 @@ func (s *Service) becomeMain() {
 	s.mu.Unlock()
 	close(s.main)
 	go s.storeBound()
+	s.beginProving()
 	if r.early || s.predecessor != nil && s.predecessor.signalled {
 		r.early = false
 		// The loop must not wait for itself.
@@ -632,10 +639,14 @@ func (s *Service) reply(o control.Outcome) {
 		if r.checked != nil {
 			v.To = &control.Process{Generation: s.generation + 1, Version: r.checked.answer.Version}
 			if r.checked.binary != nil {
-				_ = r.checked.binary.close()
+				r.tried = r.checked.binary.file
 			}
 			r.checked = nil
 		}
+	}
+	s.blame(v)
+	if o != control.Upgraded && r.before != "" {
+		v.Reason += "; the same file had failed before: " + r.before
 	}
 	s.logVerdict(v)
 	s.mu.Lock()

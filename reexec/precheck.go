@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+	"github.com/holdfast-go/holdfast/reexec/internal/lastgood"
 )
 
 // checkVariable tells a process that it is a pre-check. Its value is the
@@ -34,17 +35,21 @@ type checkAnswer struct {
 }
 
 // precheck opens the new binary, checks it, and lets it check itself. The
-// caller closes the binary.
-func (s *Service) precheck(ctx context.Context) (*binary, checkAnswer, error) {
-	b, err := openBinary(s.opts.Executable)
-	if err != nil {
-		return nil, checkAnswer{}, err
+// caller closes the binary, which is there also with an error if the file could
+// be opened.
+func (s *Service) precheck(ctx context.Context) (c checked, err error) {
+	if c.binary, err = openFile(s.opts.Executable); err != nil {
+		return c, err
 	}
-	answer, err := s.selfCheck(ctx, b)
-	if err != nil {
-		return nil, answer, errors.Join(err, b.close())
+	if before, failed := s.lastGood.failedBefore(c.binary.file); failed {
+		c.before = before
+		s.log.Info("a file is tried again", "path", c.binary.path, "before", before)
 	}
-	return b, answer, nil
+	if err := c.binary.check(); err != nil {
+		return c, err
+	}
+	c.answer, err = s.selfCheck(ctx, c.binary)
+	return c, err
 }
 
 // selfCheck runs the new binary in check mode: no sockets, no NOTIFY_SOCKET,
@@ -88,17 +93,17 @@ func (s *Service) selfCheck(ctx context.Context, b *binary) (checkAnswer, error)
 	answer.Version, answer.Error = clip(answer.Version, maxVersion), clip(answer.Error, maxReason)
 	switch {
 	case ctx.Err() != nil:
-		return answer, fmt.Errorf("self-check of %s did not end within %v%s", b.path, s.opts.CheckTimeout, said.quote())
+		return answer, faultError{fmt.Errorf("self-check of %s did not end within %v%s", b.path, s.opts.CheckTimeout, said.quote())}
 	case errors.Is(err, exec.ErrWaitDelay):
-		return answer, fmt.Errorf("self-check of %s left a process behind that holds its output%s", b.path, said.quote())
+		return answer, faultError{fmt.Errorf("self-check of %s left a process behind that holds its output%s", b.path, said.quote())}
 	case decodeErr == nil && answer.Error != "":
-		return answer, fmt.Errorf("self-check of %s: %s", b.path, answer.Error)
+		return answer, faultError{fmt.Errorf("self-check of %s: %s", b.path, answer.Error)}
 	case err != nil:
-		return answer, fmt.Errorf("self-check of %s: %w%s", b.path, err, said.quote())
+		return answer, faultError{fmt.Errorf("self-check of %s: %w%s", b.path, err, said.quote())}
 	case decodeErr != nil:
-		return answer, fmt.Errorf("self-check of %s gave no answer: call reexec.New in its main%s", b.path, said.quote())
+		return answer, faultError{fmt.Errorf("self-check of %s gave no answer: call reexec.New in its main%s", b.path, said.quote())}
 	case answer.Name != s.opts.Name:
-		return answer, fmt.Errorf("%s is the service %q, this is %q", b.path, answer.Name, s.opts.Name)
+		return answer, faultError{fmt.Errorf("%s is the service %q, this is %q", b.path, answer.Name, s.opts.Name)}
 	}
 	if _, err := handover.Negotiate(handover.Ours, answer.Versions); err != nil {
 		return answer, fmt.Errorf("%s: %w", b.path, err)
@@ -206,7 +211,10 @@ func childEnv(environ []string, without ...string) []string {
 	}
 	out := make([]string, 0, len(environ))
 	for _, kv := range environ {
-		name, _, _ := strings.Cut(kv, "=")
+		name, value, _ := strings.Cut(kv, "=")
+		if name == lastgood.Variable {
+			kv = name + "=" + lastgood.ForSuccessor(value)
+		}
 		if !drop[name] {
 			out = append(out, kv)
 		}

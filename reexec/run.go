@@ -35,6 +35,20 @@ type event struct {
 	checked *checked // of Fit and Unfit
 	err     error    // of Failed and Drained
 	worker  bool     // of Failed: it is no failure once we drain
+	// innocent says of Unfit and Died that the content of the file is not to
+	// blame.
+	innocent bool
+}
+
+// blamesFile says whether the file of the attempt must not start again.
+func (e event) blamesFile() bool {
+	switch e.kind {
+	case machine.Unfit, machine.Died:
+		return !e.innocent
+	case machine.Ill, machine.Hung, machine.Deadline:
+		return true
+	}
+	return false
 }
 
 type request struct {
@@ -43,8 +57,9 @@ type request struct {
 }
 
 type checked struct {
-	binary *binary
+	binary *binary // nil if the file could not be opened
 	answer checkAnswer
+	before string // how the same file has failed in the past
 }
 
 // runner is the state of Run's goroutine.
@@ -62,8 +77,13 @@ type runner struct {
 	cancelCheck context.CancelFunc
 	successor   *successor
 	checked     *checked
+	tried       *os.File      // the file of the attempt, while it may be to blame
+	before      string        // how it has failed in the past
+	toBlame     bool          // the event blames it
+	proving     chan struct{} // closed when this main has proven itself or will not
 	dismissed   []*successor
-	reason      string // of the event that is being handled
+	on          machine.Event // that is being handled
+	reason      string        // of it
 	timer       *time.Timer
 	timerC      <-chan time.Time
 	beats       beats
@@ -272,7 +292,7 @@ func (s *Service) handle(e event) {
 	case machine.Orphaned:
 		r.orphaned = true
 	case machine.Fit, machine.FitInPlace, machine.FitToRestart, machine.Unfit:
-		r.checked = e.checked
+		r.checked, r.before = e.checked, e.checked.before
 	case machine.Failed, machine.Drained:
 		// Whoever runs it may have learned of the drain before its context has.
 		if e.worker && s.drain.began() {
@@ -375,7 +395,7 @@ func (s *Service) step(e event) {
 	case cell.Why != "":
 		s.log.Debug("event ignored", "event", e.kind, "state", s.state, "why", cell.Why)
 	}
-	s.run.reason = e.reason
+	s.run.on, s.run.reason, s.run.toBlame = e.kind, e.reason, e.blamesFile()
 	from := s.state
 	next, do := machine.Default.Step(s.state, e.kind)
 	if next != from {
@@ -420,6 +440,7 @@ func (s *Service) enter(next machine.State, e event) {
 	r.phase = now
 	if next == machine.Checking {
 		r.attempt++
+		r.before = ""
 		r.verdict = control.Verdict{From: s.self(), Started: now}
 	}
 	if r.timer != nil {
@@ -498,6 +519,9 @@ func (s *Service) statusText() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text := fmt.Sprintf("%s: %s (generation %d)", stateWord(s.state), s.opts.Version, s.generation)
+	if why := s.lastGood.why(); why != "" {
+		text += ", the last good version, because " + why
+	}
 	if s.child != nil && s.state.Upgrading() {
 		return oneLine(fmt.Sprintf("%s; %s (PID %d) is next", text, s.child.Version, s.child.PID))
 	}
@@ -584,6 +608,7 @@ func (s *Service) cleanUp() {
 	s.drain.abandon()
 	s.endSuccessors()
 	s.states.close()
+	s.endProving()
 	if s.predecessor != nil {
 		_ = s.predecessor.close()
 	}

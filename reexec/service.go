@@ -44,6 +44,8 @@ type Service struct {
 	drain   *drain
 	workers []*worker
 	tickets *ticketKeys
+	// lastGood is nil unless the launcher has started the service.
+	lastGood *lastGood
 
 	events   chan event
 	upgrades chan os.Signal // SIGUSR2
@@ -116,6 +118,7 @@ func New(opts Options) (_ *Service, err error) {
 	s.run.farewell = func() bool { return false }
 	s.run.thaw = func() {}
 	s.run.adding = make(chan struct{}, 1)
+	s.lastGood = openLastGood(opts.Version, argv[0], opts.Logger)
 	signal.Notify(s.upgrades, syscall.SIGUSR2)
 	pred, got, err := join(opts.Name, opts.Version, opts.StartTimeout)
 	if err != nil {
@@ -317,6 +320,7 @@ func (s *Service) Version() string { return s.opts.Version }
 
 // Status is what the control socket says, too.
 func (s *Service) Status() control.Status {
+	s.lastGood.reread()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.statusLocked()
@@ -329,6 +333,7 @@ func (s *Service) statusLocked() control.Status {
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
 		Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
 		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(), Mode: s.opts.Mode.String(),
+		LastGood: s.lastGood.status(),
 	}
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
 		if e.handle.alive() {

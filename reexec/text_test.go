@@ -74,13 +74,13 @@ func TestChildEnv(t *testing.T) {
 	environ := []string{
 		"PATH=/bin", "LISTEN_PID=1", "LISTEN_PIDFDID=2", "LISTEN_FDS=3", "LISTEN_FDNAMES=a:b:c",
 		"NOTIFY_SOCKET=/run/notify", "WATCHDOG_PID=1", "WATCHDOG_USEC=30000000", "SYSTEMD_EXEC_PID=1",
-		"MAINPID=1", "MAINPIDFDID=2", "HOLDFAST_HANDOVER=3,4,5", "HOLDFAST_CHECK=3",
+		"MAINPID=1", "MAINPIDFDID=2", "HOLDFAST_HANDOVER=3,4,5", "HOLDFAST_CHECK=3", "HOLDFAST_LAUNCH=good,/var/lib/myapp/holdfast",
 		"RUNTIME_DIRECTORY=/run/myapp", "LISTEN_FDS_OF_OURS=x", "EMPTY=", "WITH=equals=signs",
 		"INVOCATION_ID=1", "JOURNAL_STREAM=8:9",
 	}
 	before := slices.Clone(environ)
 	want := []string{
-		"PATH=/bin", "NOTIFY_SOCKET=/run/notify", "WATCHDOG_USEC=30000000", "RUNTIME_DIRECTORY=/run/myapp",
+		"PATH=/bin", "NOTIFY_SOCKET=/run/notify", "WATCHDOG_USEC=30000000", "HOLDFAST_LAUNCH=file,/var/lib/myapp/holdfast", "RUNTIME_DIRECTORY=/run/myapp",
 		"LISTEN_FDS_OF_OURS=x", "EMPTY=", "WITH=equals=signs", "INVOCATION_ID=1", "JOURNAL_STREAM=8:9",
 	}
 	if got := childEnv(environ); !slices.Equal(got, want) {

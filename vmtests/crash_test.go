@@ -26,7 +26,7 @@ type memo struct{ *myapp }
 // startMemo starts it; more is added to the section [Service].
 func startMemo(t *testing.T, v vmtests.Version, more string) *memo {
 	t.Helper()
-	m := &memo{&myapp{vmtests.BootTest(t, v), t, t.Context()}}
+	m := &memo{&myapp{Machine: vmtests.BootTest(t, v), t: t, ctx: t.Context()}}
 	m.copy(program(t, "github.com/holdfast-go/holdfast/reexec/reexectest/examples/crash", build{}), "/usr/bin/memo", 0o755)
 	unit, err := os.ReadFile("../reexec/reexectest/examples/crash/systemd/memo.service")
 	if err != nil {

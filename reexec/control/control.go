@@ -204,6 +204,10 @@ type StateFrame struct {
 // LastGood is the record of files that must not start, and of the one that
 // starts instead.
 type LastGood struct {
+	// Fallback says why the last good version runs in place of the file of the
+	// service; empty if that runs.
+	Fallback string `json:"fallback,omitempty"`
+	// Version and Path are empty while no version has proven itself.
 	Version string    `json:"version"`
 	Path    string    `json:"path"`
 	Since   time.Time `json:"since"`
