@@ -154,7 +154,12 @@ func checkName(bad report, option, name string, limit int) {
 
 func (o Options) checkPrograms(bad report) {
 	programs := []struct{ option, value string }{{"Exec", o.Exec}}
-	if o.asksItself() {
+	switch o.Launcher {
+	case LauncherOn, LauncherOff:
+	default:
+		bad("Launcher", string(o.Launcher), "must be %s or %s", LauncherOn, LauncherOff)
+	}
+	if o.usesHoldfast() {
 		programs = append(programs, struct{ option, value string }{"Holdfast", o.Holdfast})
 	}
 	for _, p := range programs {
@@ -336,7 +341,7 @@ var breaksUpgrades = map[string]string{
 	"Type":            "the flavour decides it",
 	"NotifyAccess":    "main must be the only process that systemd hears",
 	"PIDFile":         "systemd finds the new version by it if the old one dies in an upgrade",
-	"ExecStart":       "use Exec and Args",
+	"ExecStart":       "use Exec, Args and Launcher",
 	"ExecReload":      "the flavour decides it",
 	"ReloadSignal":    "the flavour decides it",
 	"KillMode":        "any other value kills or leaks the generation that still drains",

@@ -74,6 +74,7 @@ func TestRenderRefuses(t *testing.T) {
 		}, `StateDirectory "myapp": must contain %i`},
 		{"absolute state directory", func(o *units.Options) { o.StateDirectory = "/var/lib/myapp" }, `must be a clean relative path`},
 		{"state directory above", func(o *units.Options) { o.StateDirectory = "../myapp" }, `must be a clean relative path`},
+		{"launcher", func(o *units.Options) { o.Launcher = "yes" }, `Launcher "yes": must be on or off`},
 		{"negative timeout", func(o *units.Options) { o.Probation = -time.Second }, `Probation "-1s": must be from 1ms to 24h`},
 		{"endless drain", func(o *units.Options) { o.DrainTimeout = 25 * time.Hour }, `DrainTimeout "25h0m0s": must be from 1ms to 24h`},
 		{"no descriptor store", func(o *units.Options) { o.FileDescriptorStoreMax = -1 }, `FileDescriptorStoreMax "-1": must be positive`},

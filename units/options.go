@@ -34,6 +34,21 @@ const (
 	Restart Mode = "restart"
 )
 
+// Launcher says whether the unit starts the service by `holdfast launch`.
+type Launcher string
+
+const (
+	// LauncherOn has `holdfast launch` start the last good version while the
+	// service's file is one that failed. It keeps a copy of the program, in a
+	// state directory of its own, from which the service may execute. It is the
+	// default of the flavour ExecReload.
+	LauncherOn Launcher = "on"
+	// LauncherOff starts the file as it is. It is the default of the flavour
+	// NotifyReload, which needs no holdfast at runtime, and right for a service
+	// that must not be able to write what it executes.
+	LauncherOff Launcher = "off"
+)
+
 // SocketType is the kind of socket, by the name of its option.
 type SocketType string
 
@@ -85,6 +100,8 @@ type Options struct {
 	Mode Mode
 	// Flavour defaults to ExecReload.
 	Flavour Flavour
+	// Launcher defaults to LauncherOn or LauncherOff, as the flavour has it.
+	Launcher Launcher
 	// Template renders myapp@.service and its sockets instead of
 	// myapp.service. Every instance has a runtime directory of its own,
 	// myapp@INSTANCE.
@@ -107,6 +124,7 @@ type Options struct {
 
 	// StateDirectory is a directory below /var/lib (or a user's
 	// $XDG_STATE_HOME) that outlives restarts. A template's must contain %i.
+	// The launcher has another one, which comes after it in $STATE_DIRECTORY.
 	StateDirectory string
 	// SoftReboot lets the sockets, and what the service has stored, outlive
 	// "systemctl soft-reboot": clients wait until the service is there again
@@ -151,6 +169,10 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.Description, o.Name)
 	setDefault(&o.Mode, Overlap)
 	setDefault(&o.Flavour, ExecReload)
+	if o.Flavour == ExecReload {
+		setDefault(&o.Launcher, LauncherOn)
+	}
+	setDefault(&o.Launcher, LauncherOff)
 	setDefault(&o.CheckTimeout, 10*time.Second)
 	setDefault(&o.StartTimeout, 30*time.Second)
 	setDefault(&o.Probation, 5*time.Second)
@@ -205,6 +227,13 @@ func (o Options) fileName(part, suffix string) string {
 	}
 	return name + suffix
 }
+
+// launches says whether the holdfast command starts the service.
+func (o Options) launches() bool { return o.Launcher == LauncherOn }
+
+// launchDirectory is where the launcher has its record, relative to %S. It is
+// not in the directory of the service, which may not execute what it writes there.
+func (o Options) launchDirectory() string { return "holdfast/" + o.unitName("") }
 
 // runtimeDirectory is relative to %t.
 func (o Options) runtimeDirectory() string { return o.unitName("") }

@@ -314,7 +314,7 @@ func FuzzTextIsLiteral(f *testing.F) {
 				t.Fatalf("%s = %q changes the keys of the units: %v", option, s, got)
 			}
 			service := parseUnit(t, files[0].Content)
-			command := splitCommand(t, find(service, "ExecStart"))
+			command := launched(splitCommand(t, find(service, "ExecStart")))
 			switch option {
 			case "Args":
 				if want := []string{"/usr/bin/myapp", expand(t, s)}; !reflect.DeepEqual(command, want) {
@@ -362,4 +362,12 @@ func FuzzLines(f *testing.F) {
 			t.Fatalf("line %q makes %d assignments, want %d", s, got, want)
 		}
 	})
+}
+
+// launched is what "holdfast launch" is to start.
+func launched(command []string) []string {
+	if i := slices.Index(command, "--"); i >= 0 && command[0] == "/usr/bin/holdfast" {
+		return command[i+1:]
+	}
+	return command
 }

@@ -135,7 +135,14 @@ func (o Options) lifecycle(u *unit) {
 		u.note("Names the new version in its probation: it stays if the old one dies.")
 		u.set("PIDFile", "%t/"+o.runtimeDirectory()+"/main.pid")
 	}
-	u.set("ExecStart", commandLine(o.Exec, o.Args))
+	if o.launches() {
+		u.note("Starts the last good version instead of one that failed.")
+		u.set("ExecStart", commandLine(o.Holdfast, append([]string{
+			"launch", "--state=%S/" + o.launchDirectory(), "--", o.Exec,
+		}, o.Args...)))
+	} else {
+		u.set("ExecStart", commandLine(o.Exec, o.Args))
+	}
 	if o.asksItself() {
 		u.note("Waits for the verdict: a failed upgrade is a failed reload.")
 		u.set("ExecReload", commandLine(o.Holdfast, []string{
@@ -187,8 +194,15 @@ func (o Options) lifecycle(u *unit) {
 
 func (o Options) directories(u *unit) {
 	u.set("RuntimeDirectory", o.runtimeDirectory())
+	var state []string
 	if o.StateDirectory != "" {
-		u.set("StateDirectory", o.StateDirectory)
+		state = append(state, o.StateDirectory)
+	}
+	if o.launches() {
+		state = append(state, o.launchDirectory())
+	}
+	if len(state) > 0 {
+		u.set("StateDirectory", strings.Join(state, " "))
 	}
 	// systemd sets them from 240 on (NEWS 240).
 	if o.Systemd < 240 {
@@ -238,11 +252,18 @@ func (o Options) hardening(u *unit) {
 	u.set("SystemCallFilter", "~@privileged @resources")
 }
 
-// execPaths are the directories of the two programs and what was asked for.
+// usesHoldfast says whether the unit runs the holdfast command.
+func (o Options) usesHoldfast() bool { return o.asksItself() || o.launches() }
+
+// execPaths are the directories of the two programs, of the copy that the
+// launcher may start, and what was asked for.
 func (o Options) execPaths() []string {
 	dirs := []string{path.Dir(o.Exec)}
-	if o.asksItself() {
+	if o.usesHoldfast() {
 		dirs = append(dirs, path.Dir(o.Holdfast))
+	}
+	if o.launches() {
+		dirs = append(dirs, "%S/"+o.launchDirectory())
 	}
 	dirs = append(dirs, o.ExecDirectories...)
 	slices.Sort(dirs)

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -113,10 +115,32 @@ func runHoldfast(args []string) int {
 			return command.Reload(ctx, args[2:], os.Stdout, os.Stderr)
 		case "status":
 			return command.Status(ctx, args[2:], os.Stdout, os.Stderr)
+		case "launch":
+			cancel() // a signal is for the service
+			return command.Launch(relocateProgram(args[2:], filepath.Dir(args[0])), os.Stdout, os.Stderr)
+		case "retry":
+			return command.Retry(args[2:], os.Stdout, os.Stderr)
 		}
 	}
-	fmt.Fprintf(os.Stderr, "holdfast %q: the stand-in has the commands reload and status: map the path in Options.Programs to have others\n", args[min(1, len(args)):])
+	fmt.Fprintf(os.Stderr, "holdfast %q: the stand-in has the commands reload, status, launch and retry: map the path in Options.Programs to have others\n", args[min(1, len(args)):])
 	return command.ExitUsage
+}
+
+// relocateProgram puts the program of "holdfast launch" below root, where the
+// unit's programs are: the first argument that is a path.
+func relocateProgram(args []string, root string) []string {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		if !filepath.IsAbs(arg) {
+			continue
+		}
+		// The directory, for the program itself may be missing for the moment.
+		if info, err := os.Stat(filepath.Join(root, filepath.Dir(arg))); err == nil && info.IsDir() {
+			args[i] = filepath.Join(root, arg)
+		}
+		break
+	}
+	return args
 }
 
 // holdfastScript is what is installed for the command: a line that has the

@@ -161,6 +161,21 @@ func resolveRoot(dir string) (string, error) {
 	return abs, nil
 }
 
+// launched is the path of the service's own program: what "holdfast launch" is to
+// start, else the command's program.
+func launched(command unitfiles.Command) string {
+	args := command.Args
+	if filepath.Base(command.Path) != "holdfast" || len(args) < 2 || args[1] != "launch" {
+		return command.Path
+	}
+	for _, arg := range args[2:] {
+		if filepath.IsAbs(arg) {
+			return arg
+		}
+	}
+	return command.Path
+}
+
 // choosePrograms decides what stands behind the paths in the unit.
 func (u *Unit) choosePrograms() (map[string]Program, error) {
 	programs := maps.Clone(u.opts.Programs)
@@ -170,7 +185,7 @@ func (u *Unit) choosePrograms() (map[string]Program, error) {
 		if len(start) == 0 || !filepath.IsAbs(start[0].Path) {
 			return nil, fmt.Errorf("reexectest: %s: ExecStart= has no absolute path: set Options.Programs", u.service)
 		}
-		programs[start[0].Path] = Version(u.opts.Version)
+		programs[launched(start[0])] = Version(u.opts.Version)
 	}
 	for path, p := range programs {
 		if err := p.check(); err != nil {

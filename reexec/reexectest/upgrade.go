@@ -224,8 +224,9 @@ func look(s Service) (*conformance, error) {
 func (c *conformance) detect(u *Unit) {
 	service := u.set.Service
 	for _, command := range service.ExecStart {
-		if _, ok := u.programs[command.Path]; ok {
-			c.program = command.Path
+		path := launched(command)
+		if _, ok := u.programs[path]; ok {
+			c.program = path
 		}
 	}
 	c.verb = "reload"

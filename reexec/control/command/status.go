@@ -114,6 +114,17 @@ func screen(st control.Status, now time.Time) string {
 			row("", "%s", phases(v.Phases))
 		}
 	}
+	if g := st.LastGood; g != nil {
+		if g.Fallback != "" {
+			row("Runs instead", "the last good version, because %s", g.Fallback)
+		}
+		if g.Path != "" {
+			row("Last good", "%s of %s, %s", g.Version, ago(g.Since, now), g.Path)
+		}
+		for i, f := range g.Failed {
+			row(firstOnly("Failed", i), "%s on %s: %s", f.Version, ago(f.At, now), f.Reason)
+		}
+	}
 	row("Instance", "%s", st.Instance)
 	return b.String()
 }

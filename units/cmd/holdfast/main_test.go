@@ -41,7 +41,7 @@ func runCommand(ctx context.Context, args ...string) commandtest.Output {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range [][]string{{"-h"}, {"--help"}, {"help"}, {"reload", "-h"}, {"reload", "--help"}, {"status", "-h"}, {"render", "--help"}} {
+	for _, args := range [][]string{{"-h"}, {"--help"}, {"help"}, {"reload", "-h"}, {"reload", "--help"}, {"status", "-h"}, {"render", "--help"}, {"retry", "--help"}} {
 		o := runCommand(t.Context(), args...)
 		o.Want(t, command.ExitOK, command.ExitCodesHelp, "")
 		if !strings.Contains(o.Stdout, "Usage: holdfast") || !strings.HasSuffix(o.Stdout, "goes on\n") {
@@ -55,7 +55,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 	runCommand(t.Context(), "--version").Want(t, command.ExitOK, "control protocol 1", "")
 	runCommand(t.Context()).Want(t, command.ExitUsage, "", "Usage: holdfast COMMAND")
-	runCommand(t.Context(), "upgrade").Want(t, command.ExitUsage, "", `unknown command "upgrade": use reload, status or render`)
+	runCommand(t.Context(), "upgrade").Want(t, command.ExitUsage, "", `unknown command "upgrade": use reload, status, render, launch or retry`)
 }
 
 // Every flag is in the help of its command, and the help has no others.
@@ -64,8 +64,10 @@ func TestHelpHasEveryFlag(t *testing.T) {
 		"reload": "socket user timeout quiet json",
 		"status": "socket user timeout json",
 		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user soft-reboot " +
-			"check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +
+			"launcher check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +
 			"unit-line service-line socket-line output-dir force",
+		"launch": "state",
+		"retry":  "state",
 	} {
 		help := runCommand(t.Context(), name, "--help").Stdout
 		documented := make(map[string]bool)

@@ -57,6 +57,9 @@ Systemd:
                                 the upgrade failed; notify-reload: from 253, needs
                                 no holdfast at runtime, but always looks like a
                                 success
+      --launcher=on|off         whether "holdfast launch" starts the last good version
+                                instead of one that failed (on; with notify-reload
+                                off)
       --instance                write templates: myapp@.service
       --user                    for the service manager of a user
       --soft-reboot             let sockets and what is stored outlive a soft-reboot;
@@ -93,6 +96,7 @@ func render(args []string, stdout, stderr io.Writer) int {
 	)
 	mode := c.String("mode", string(units.Overlap), "")
 	flavour := c.String("flavour", string(units.ExecReload), "")
+	c.StringVar((*string)(&o.Launcher), "launcher", "", "")
 	c.StringVar(&o.Name, "name", "", "")
 	c.StringVar(&o.Exec, "exec", "", "")
 	c.StringVar(&o.Description, "description", "", "")
@@ -151,7 +155,7 @@ func render(args []string, stdout, stderr io.Writer) int {
 // flagOf has the flag for each of units.Options.
 var flagOf = map[string]string{
 	"Name": "--name", "Exec": "--exec", "Args": "ARG", "Description": "--description", "Documentation": "--documentation",
-	"Mode": "--mode", "Flavour": "--flavour", "Sockets": "--socket",
+	"Mode": "--mode", "Flavour": "--flavour", "Launcher": "--launcher", "Sockets": "--socket",
 	"CheckTimeout": "--check-timeout", "StartTimeout": "--start-timeout", "Probation": "--probation", "DrainTimeout": "--drain-timeout", "Watchdog": "--watchdog",
 	"StateDirectory": "--state-directory", "SoftReboot": "--soft-reboot", "FileDescriptorStoreMax": "--fd-store-max", "ExecDirectories": "--exec-directory", "Holdfast": "--holdfast",
 	"UnitLines": "--unit-line", "ServiceLines": "--service-line", "SocketLines": "--socket-line",

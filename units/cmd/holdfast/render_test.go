@@ -37,13 +37,16 @@ func TestRenderOptions(t *testing.T) {
 		{"--mode=in-place", " --timeout=85s\n"},
 		{"--mode=restart", "\nTimeoutStartSec=75s\n"},
 		{"--watchdog=7s", "\nWatchdogSec=7s\n"},
-		{"--state-directory=myapp", "\nStateDirectory=myapp\n"},
+		{"--state-directory=myapp", "\nStateDirectory=myapp holdfast/myapp\n"},
 		{"--fd-store-max=7", "\nFileDescriptorStoreMax=7\n"},
-		{"--exec-directory=/opt/a --exec-directory=/opt/b --holdfast=/opt/holdfast/holdfast", "\nExecPaths=/opt/a /opt/b /opt/holdfast /usr/bin\n"},
+		{"--exec-directory=/opt/a --exec-directory=/opt/b --holdfast=/opt/holdfast/holdfast", "\nExecPaths=%S/holdfast/myapp /opt/a /opt/b /opt/holdfast /usr/bin\n"},
 		{"--unit-line=Wants=a.target --service-line=Nice=1 --socket-line=SocketMode=0600", "\nWants=a.target\n"},
 		{"--service-line=Nice=1", "\nNice=1\n"},
 		{"--socket-line=SocketMode=0600", "\nSocketMode=0600\n"},
-		{"-- -listen 127.0.0.1:1 --flag", "\nExecStart=/usr/bin/myapp -listen 127.0.0.1:1 --flag\n"},
+		{"--launcher=off -- -x", "\nExecStart=/usr/bin/myapp -x\n"},
+		{"--launcher=on --flavour=notify-reload --systemd=257", "\nExecStart=/usr/bin/holdfast launch --state=%S/holdfast/myapp -- /usr/bin/myapp\n"},
+		{"--flavour=notify-reload --systemd=257", "\nExecStart=/usr/bin/myapp\n"},
+		{"-- -listen 127.0.0.1:1 --flag", " -- /usr/bin/myapp -listen 127.0.0.1:1 --flag\n"},
 	} {
 		runCommand(t.Context(), renderMyapp(strings.Fields(tt.args)...)...).Want(t, command.ExitOK, tt.want, "")
 	}
