@@ -220,7 +220,7 @@ func (g *lastGood) keep() error {
 	}); err != nil {
 		return err
 	}
-	g.log.Info("this version is the last good one", "copy", g.dir.CopyOf(id))
+	g.log.Info("this version is the last good one", "version", g.version, "copy", g.dir.CopyOf(id))
 	return g.dir.RemoveOthers(id)
 }
 

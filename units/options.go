@@ -232,8 +232,10 @@ func (o Options) fileName(part, suffix string) string {
 func (o Options) launches() bool { return o.Launcher == LauncherOn }
 
 // launchDirectory is where the launcher has its record, relative to %S. It is
-// not in the directory of the service, which may not execute what it writes there.
-func (o Options) launchDirectory() string { return "holdfast/" + o.unitName("") }
+// not in the directory of the service, which may not execute what it writes there;
+// and in no other one: under DynamicUser= and UMask=0077 systemd 247 makes the
+// directories between with a mode that keeps the service out.
+func (o Options) launchDirectory() string { return o.unitName("") + ".holdfast" }
 
 // runtimeDirectory is relative to %t.
 func (o Options) runtimeDirectory() string { return o.unitName("") }

@@ -36,6 +36,7 @@ var (
 //	crash-in-probation  serves, then ends with a fatal error
 //	panic-in-probation  serves, then panics
 //	crash-always        panics whenever it is to serve, also under systemd
+//	exit-always         exits with status 0 whenever it is to serve
 //	hang-at-start       never becomes ready
 //	hang-in-check       never answers the pre-check
 //	hang-in-probation   serves, then stops itself with SIGSTOP
@@ -72,6 +73,10 @@ func damage(options *reexec.Options, server *http.Server) {
 	case "crash-always":
 		if !checking {
 			panic("damaged on purpose: crash at every start")
+		}
+	case "exit-always":
+		if !checking {
+			os.Exit(0)
 		}
 	case "crash-in-probation":
 		ledger := openLedger()

@@ -20,8 +20,8 @@ import (
 const launchHelp = `Become the program of a service, or its last good version if that file must not
 start. It is for ExecStart= of a unit:
 
-  ExecStart=/usr/bin/holdfast launch --state=%S/holdfast/myapp -- /usr/bin/myapp
-  StateDirectory=holdfast/myapp
+  ExecStart=/usr/bin/holdfast launch --state=%S/myapp.holdfast -- /usr/bin/myapp
+  StateDirectory=myapp.holdfast
 
 Usage: holdfast launch [OPTIONS] [--] PROGRAM [ARG...]
 

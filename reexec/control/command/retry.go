@@ -20,7 +20,7 @@ the file, and "systemctl reload" upgrades to it also without this.
 
 Usage: holdfast retry [OPTIONS] [UNIT]
 
-The record of UNIT is in /var/lib/holdfast/UNIT, or in --state.
+The record of UNIT is in /var/lib/UNIT.holdfast, or in --state.
 
 Options:
       --state=DIR       the state directory, as "holdfast launch" has it
@@ -28,8 +28,9 @@ Options:
 
 ` + ExitCodesHelp
 
-// stateRoot is where the units that "holdfast render" writes have the records.
-const stateRoot = "/var/lib/holdfast"
+// stateRoot is where the units that "holdfast render" writes have the records, in
+// UNIT.holdfast.
+const stateRoot = "/var/lib"
 
 // Retry is "holdfast retry": it clears the record of failed files and returns
 // the exit code.
@@ -50,7 +51,7 @@ func Retry(args []string, stdout, stderr io.Writer) int {
 		if err != nil {
 			return c.Wrong("%v", err)
 		}
-		*state = filepath.Join(stateRoot, filepath.Base(filepath.Dir(socket)))
+		*state = filepath.Join(stateRoot, filepath.Base(filepath.Dir(socket))+".holdfast")
 	case *state == "":
 		return c.Wrong("name the UNIT, or its state directory with --state=")
 	}

@@ -162,7 +162,7 @@ func (d Directory) lock() (unlock func(), err error) {
 	d.chown(f)
 	unlock = func() { _ = f.Close() }
 	deadline := time.Now().Add(lockPatience)
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 10*time.Millisecond) {
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
 			return unlock, nil
