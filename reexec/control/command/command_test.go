@@ -24,6 +24,9 @@ const envMain = "HOLDFAST_TEST_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envMain) != "" {
+		if os.Args[1] == "launch" {
+			os.Exit(Launch(os.Args[2:], os.Stdout, os.Stderr))
+		}
 		ctx, _ := SignalContext(context.Background())
 		os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 	}
