@@ -59,7 +59,7 @@ func onStandInBy(t *testing.T, systemd int, mode units.Mode) reexectest.Options 
 
 func dropIn(args string) map[string]string {
 	return map[string]string{
-		"myapp.service.d/test.conf": "[Service]\nExecStart=\nExecStart=/usr/bin/myapp " + args + "\nRestartSec=50ms\n",
+		"myapp.service.d/test.conf": "[Service]\nExecStart=\nExecStart=/usr/bin/holdfast launch --state=%S/myapp.holdfast -- /usr/bin/myapp " + args + "\nRestartSec=50ms\n",
 	}
 }
 
