@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-go/holdfast/units"
 	"github.com/holdfast-go/holdfast/vmtests"
 )
 
@@ -100,7 +101,9 @@ func TestNewMainDiesDuringDrain(t *testing.T) {
 func TestCrashLoopKeepsTheSocket(t *testing.T) {
 	const loop = time.Minute
 	eachVersion(t, func(t *testing.T, v vmtests.Version) {
-		m := startMyapp(t, v, brisk)
+		// The launcher would end the loop.
+		m := installMyapp(t, vmtests.BootTest(t, v), brisk, func(o *units.Options) { o.Launcher = units.LauncherOff })
+		m.systemctl("start", myappSocket, myappUnit)
 		m.put(build{version: "2.0.0", damage: "crash-always"})
 		if err := m.Kill(m.ctx, m.mainPID(), "KILL"); err != nil {
 			t.Fatal(err)
