@@ -260,7 +260,9 @@ func (b *binary) checkProgram() error {
 		return errors.New("the running binary has no build information: build it with module support")
 	}
 	if ours.Path != theirs.Path {
-		return faultError{fmt.Errorf("%s is the program %s, the running one is %s", b.path, theirs.Path, ours.Path)}
+		// It may well be the next version, whose module has another path: then
+		// people restart.
+		return fmt.Errorf("%s is the program %s, the running one is %s", b.path, theirs.Path, ours.Path)
 	}
 	if !linksHoldfast(theirs) {
 		return fmt.Errorf("%s knows nothing of Holdfast: it does not link %s; use systemctl restart to start it", b.path, modulePath)

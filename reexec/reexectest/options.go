@@ -50,7 +50,8 @@ type Options struct {
 
 	// Programs are what stands behind paths that the units name. They are
 	// installed below the unit's root; other paths are the host's. Default: the
-	// program of ExecStart= is the test binary, see [Main]. A path with the
+	// program of ExecStart=, or that which "holdfast launch" starts there, is the
+	// test binary, see [Main]. A path with the
 	// base name holdfast that is not in Programs is that command.
 	Programs map[string]Program
 	// Version is the label of the first version of the test binary. Default: "1".

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package command is the part of the command holdfast that talks to a running
-// service: "holdfast reload" and "holdfast status". Programs that stand in for
+// service: "holdfast reload" and "holdfast status", and the one that starts it,
+// "holdfast launch" with "holdfast retry". Programs that stand in for
 // the command run the same code, as package reexectest does for
 // ExecReload=/usr/bin/holdfast reload. It is built from the standard library
 // and package control alone, for it runs at every reload inside the sandbox of
