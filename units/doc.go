@@ -20,6 +20,10 @@
 //     upgrade.
 //   - A crash loop never closes the sockets: the service has no start limit
 //     and its restarts are delayed, and the sockets have no trigger limit.
+//   - While the service's file is one that failed, the last good version starts
+//     instead, by `holdfast launch`. For that alone the service may execute from a
+//     directory that it may write: NAME.holdfast in the state directory. LauncherOff
+//     renders without.
 //   - The timeouts of the unit follow from those of the upgrade.
 //   - A value cannot bring in another line, another argument or a specifier.
 package units
