@@ -3,14 +3,27 @@
 package vmtests_test
 
 import (
+	"context"
 	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/vmtests"
 )
+
+// failedUpgrades are versions that an upgrade finds to be bad.
+var failedUpgrades = []struct {
+	name, reason string
+	build        build
+	lastsLoad    bool // it strikes when requests come
+}{
+	{"refused at the check", "did not end within", build{version: "2.0.1", damage: "hang-in-check"}, false},
+	{"dies in the start", "crash at start", build{version: "2.0.2", damage: "crash-at-start"}, false},
+	{"undone in probation", "the database is gone", build{version: "2.0.3", damage: "ill-in-probation", after: "1ms"}, true},
+}
 
 // Promise: after a bad version, whatever starts the service next starts the last
 // good one; and a newer file starts again.
@@ -19,15 +32,7 @@ func TestLastGoodAfterFailedUpgrade(t *testing.T) {
 		m := startMyapp(t, v, brisk)
 		m.waitLine(becameGood)
 		m.fastRestart("")
-		for _, k := range []struct {
-			name, reason string
-			build        build
-			lastsLoad    bool // it strikes when requests come
-		}{
-			{"refused at the check", "did not end within", build{version: "2.0.1", damage: "hang-in-check"}, false},
-			{"dies in the start", "crash at start", build{version: "2.0.2", damage: "crash-at-start"}, false},
-			{"undone in probation", "the database is gone", build{version: "2.0.3", damage: "ill-in-probation", after: "1ms"}, true},
-		} {
+		for _, k := range failedUpgrades {
 			m.put(k.build)
 			stop := func() {}
 			if k.lastsLoad {
@@ -61,9 +66,17 @@ func TestLastGoodAfterFailedUpgrade(t *testing.T) {
 	})
 }
 
-// A file so bad that none of our code runs, or that only shows itself when it is
-// started without a check.
-func TestLastGoodWithoutUpgrade(t *testing.T) {
+// counted is the reason for a file that only its starts have shown to be bad.
+const counted = "it was started 3 times"
+
+// badFile is a file that a start finds to be bad.
+type badFile struct {
+	name    string
+	install func(*myapp)
+	reason  string
+}
+
+func badFiles() []badFile {
 	script := func(text string) func(*myapp) {
 		return func(m *myapp) {
 			if err := m.WriteFile(m.ctx, myappPath+".new", []byte(text), 0o755); err != nil {
@@ -75,12 +88,7 @@ func TestLastGoodWithoutUpgrade(t *testing.T) {
 	bad := func(damage string) func(*myapp) {
 		return func(m *myapp) { m.put(build{version: "3.0.0", damage: damage}) }
 	}
-	const counted = "it was started 3 times"
-	kinds := []struct {
-		name    string
-		install func(*myapp)
-		reason  string
-	}{
+	return []badFile{
 		{"crashes at each start", bad("crash-always"), counted},
 		{"crashes in init", bad("crash-in-init"), counted},
 		{"hangs at start", bad("hang-at-start"), counted},
@@ -104,11 +112,16 @@ func TestLastGoodWithoutUpgrade(t *testing.T) {
 		{"a directory", func(m *myapp) { m.run("rm", "-f", myappPath); m.run("mkdir", myappPath) }, "is not a regular file"},
 		{"missing", func(m *myapp) { m.run("rm", "-rf", myappPath) }, "no such file or directory"},
 	}
+}
+
+// A file so bad that none of our code runs, or that only shows itself when it is
+// started without a check.
+func TestLastGoodWithoutUpgrade(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v vmtests.Version) {
 		m := startMyapp(t, v, brisk)
 		m.waitLine(becameGood)
 		m.fastRestart("TimeoutStartSec=3s\n")
-		for _, k := range kinds {
+		for _, k := range badFiles() {
 			m.run("rm", "-rf", myappPath)
 			k.install(m)
 			for _, next := range []string{"restart", "crash"} {
@@ -130,7 +143,6 @@ func TestLastGoodWithoutUpgrade(t *testing.T) {
 			t.Errorf("holdfast retry says %q", out)
 		}
 		m.startAgain("restart")
-		m.waitLine("it was started 3 times") // once more
 		m.mustFallBack("after retry", counted)
 	})
 }
@@ -156,9 +168,11 @@ func (m *myapp) startAgain(how string) {
 		// It fails if the first attempt does; Restart= goes on.
 		_ = m.Run(m.ctx, "systemctl", "restart", myappUnit)
 	}
-	if err := m.Run(m.ctx, "timeout", "60", "bash", "-c",
-		`until [ "$(systemctl show -P MainPID "$1")" != "$2" ] && [ "$(systemctl show -P ActiveState "$1")" = active ]; do sleep 0.05; done`,
-		"-", myappUnit, strconv.Itoa(before)); err != nil {
+	ctx, cancel := context.WithTimeout(m.ctx, time.Minute)
+	defer cancel()
+	if _, err := m.WaitProps(ctx, myappUnit, []string{"MainPID", "ActiveState"}, func(p map[string]string) bool {
+		return p["ActiveState"] == "active" && p["MainPID"] != strconv.Itoa(before)
+	}); err != nil {
 		m.t.Fatalf("the service does not come up after %s: %v", how, err)
 	}
 }
