@@ -10,12 +10,15 @@ import (
 
 // The protocol is for any client, so that speaking it must cost nothing: this
 // package depends on the standard library only, and the command, which runs at
-// every reload, on both.
+// every reload and at every start, on it and the record that a start looks at.
 func TestImports(t *testing.T) {
-	const module = "github.com/holdfast-go/holdfast/reexec/control"
+	const (
+		module = "github.com/holdfast-go/holdfast/reexec/control"
+		record = "github.com/holdfast-go/holdfast/reexec/internal/lastgood"
+	)
 	for pkg, want := range map[string]string{
 		module:              module,
-		module + "/command": module + "\n" + module + "/command",
+		module + "/command": module + "\n" + record + "\n" + module + "/command",
 	} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
 		if err != nil {

@@ -89,7 +89,8 @@ func launch(args []string, stdout, stderr io.Writer, environ []string, execute f
 	}
 
 	choice, good := l.choose(nil)
-	if !choice.Good {
+	tried := !choice.Good
+	if tried {
 		if choice.Why != "" {
 			l.Say("%s: %s", c.Name(), choice.Why)
 		}
@@ -101,7 +102,13 @@ func launch(args []string, stdout, stderr io.Writer, environ []string, execute f
 	}
 	l.sayFallback(choice, good)
 	path := l.dir.CopyOf(good.Identity)
-	return l.failed(path, execute(path, argv, l.environ(environ, true)))
+	code := l.failed(path, execute(path, argv, l.environ(environ, true)))
+	if tried {
+		return code
+	}
+	// Such as on a file system without execution: a failed file is better than none.
+	l.Say("%s: %s starts all the same: allow %s in ExecPaths=, and mount it without noexec", c.Name(), argv[0], l.dir.Path())
+	return l.failed(argv[0], execute(argv[0], argv, l.environ(environ, false)))
 }
 
 type launcher struct {

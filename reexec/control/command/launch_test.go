@@ -186,6 +186,10 @@ func TestLaunchFallsBackAtOnce(t *testing.T) {
 	l.want(t, "cut off", good)
 
 	l.fail[good] = syscall.EACCES
+	delete(l.fail, l.program)
+	l.run()
+	l.want(t, "a copy that cannot be executed either", good, l.program)
+	l.fail[l.program] = syscall.ENOEXEC
 	l.install(t, "v3")
 	o := l.run()
 	o.Want(t, ExitExec, "", "holdfast launch: "+l.program+" cannot be executed: exec format error; the last good version, 1.0.0 of ")

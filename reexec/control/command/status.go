@@ -3,6 +3,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -122,7 +123,7 @@ func screen(st control.Status, now time.Time) string {
 			row("Last good", "%s of %s, %s", g.Version, ago(g.Since, now), g.Path)
 		}
 		for i, f := range g.Failed {
-			row(firstOnly("Failed", i), "%s on %s: %s", f.Version, ago(f.At, now), f.Reason)
+			row(firstOnly("Failed", i), "%s on %s: %s", cmp.Or(f.Version, "a file"), ago(f.At, now), f.Reason)
 		}
 	}
 	row("Instance", "%s", st.Instance)

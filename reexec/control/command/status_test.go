@@ -27,6 +27,10 @@ func TestStatus(t *testing.T) {
 		Entries: []control.StoreEntry{{Name: "bound/admin/unix/x@1", Kind: "bound"}, {Name: "state/a@2", Kind: "state"}},
 	}
 	st.Adopted = 412
+	st.LastGood = &control.LastGood{
+		Fallback: "it hangs", Version: "1.2", Path: "/var/lib/myapp.holdfast/good-1", Since: since,
+		Failed: []control.FailedFile{{Version: "1.3", Reason: "refused: died", At: since}, {Reason: "counted", At: since}},
+	}
 	last := upgraded
 	last.Outcome, last.Reason, last.From = control.RolledBack, "the health check failed:\nno database \x1b[2J", control.Process{PID: 640, Generation: 3, Version: "1.2"}
 	st.Last = &last
@@ -50,6 +54,11 @@ func TestStatus(t *testing.T) {
 			"               from PID 640, version 1.2 (generation 3) to PID 812, version 1.3 (generation 4)\n",
 			"               the health check failed:\n    no database \\x1b[2J\n",
 			"               pre-check 0.1s, probation 5.0s\n",
+			"  Runs instead: the last good version, because it hangs\n",
+			"     Last good: 1.2 of Fri 2026-01-02 03:04:05 UTC",
+			" ago, /var/lib/myapp.holdfast/good-1\n",
+			"        Failed: 1.3 on Fri 2026-01-02 03:04:05 UTC",
+			" ago: refused: died\n               a file on Fri 2026-01-02 03:04:05 UTC",
 			"      Instance: i1\n",
 		} {
 			want = strings.TrimPrefix(want, " ") // the label's width is 14
