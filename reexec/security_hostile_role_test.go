@@ -5,6 +5,7 @@ package reexec_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -66,7 +67,17 @@ var hostileSuccessors = map[string]struct {
 		}
 		return h.send(handover.KindLeaving, handover.Reason{Reason: "they were all read"})
 	}},
-	"takes what was not sent":                {true, func(h hostile) error { return h.send(handover.KindTaken, handover.Taken{Count: 1, Kept: []int{0}}) }},
+	"takes what was not sent": {true, func(h hostile) error { return h.send(handover.KindTaken, handover.Taken{Count: 1, Kept: []int{0}}) }},
+	"says what the store holds": {true, func(h hostile) error {
+		d := handover.Descriptor{Role: "stored", Stored: fmt.Sprintf("state/x@%d", uint64(math.MaxUint64))}
+		return h.send(handover.KindUpdate, handover.Update{Descriptor: d})
+	}},
+	"takes back what is kept": {true, func(h hostile) error {
+		return h.send(handover.KindUpdate, handover.Update{Descriptor: handover.Descriptor{Role: "kept", Name: "x"}, Removed: true})
+	}},
+	"replaces a state": {true, func(h hostile) error {
+		return h.send(handover.KindUpdate, handover.Update{Descriptor: handover.Descriptor{Role: "state", Name: "x"}}, h.raw)
+	}},
 	"sends what is the predecessor's to say": {true, func(h hostile) error { return h.send(handover.KindPromote, nil) }},
 	"sends a kind that nobody knows":         {true, func(h hostile) error { return h.send(handover.Kind(4711), nil) }},
 	"is ill in many words": {true, func(h hostile) error {

@@ -417,7 +417,14 @@ func (c *successor) readOne(tell report, adopt adopter, update updates) error {
 		closeFiles(files)
 		return c.answers.add(f)
 	case handover.KindUpdate:
-		update.receive(f, files)
+		// It tells what it has counted, and nothing else: it is not main, and what is
+		// in the store, and under which numbers, is not its to say.
+		var u handover.Update
+		if err := f.Decode(&u); err != nil || u.Role != roleState || !u.Added {
+			closeFiles(files)
+			return fmt.Errorf("%w: unexpected %v of %q", handover.ErrFrame, f.Kind, u.Role)
+		}
+		update(u, files)
 		return nil
 	}
 	closeFiles(files)
