@@ -72,6 +72,58 @@ func TestSocketOfAnotherProcess(t *testing.T) {
 	}
 }
 
+// The same for a program that was not executed in place: a grandchild that has found
+// the variable, and any descriptor under its number, even another process's manifest.
+func TestManifestOfAnotherProcess(t *testing.T) {
+	manifestOf := func(pid int) *os.File {
+		f, err := (&manifest{Hello: handover.Hello{Versions: handover.Ours, Name: "myapp", PID: pid}}).write()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	fd, err := unix.MemfdCreate("unsealed", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsealed := os.NewFile(uintptr(fd), "unsealed")
+	defer unsealed.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for _, c := range []struct {
+		name, value string
+		file        *os.File // under the number in value
+		want        string
+	}{
+		{"no number", "yes", nil, "invalid syntax"},
+		{"standard error", "2", nil, "descriptors start at 3"},
+		{"not open", "1048576", nil, "is no sealed memfd"},
+		{"another file", "", null, "is no sealed memfd"},
+		{"a memfd that can change", "", unsealed, "is no sealed memfd"},
+		{"another process's", "", manifestOf(os.Getppid()), fmt.Sprintf("the manifest is for PID %d", os.Getppid())},
+	} {
+		if c.file != nil {
+			c.value = fmt.Sprint(minFD(c.file))
+		}
+		t.Setenv(inPlaceVariable, c.value)
+		if _, _, err := renew("myapp"); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), inPlaceVariable) {
+			t.Errorf("%s: %v, want it to name the variable and to say %q", c.name, err, c.want)
+		}
+		if _, ok := os.LookupEnv(inPlaceVariable); ok {
+			t.Errorf("%s: children would find the variable", c.name)
+		}
+		if c.file != nil {
+			if _, err := c.file.Stat(); err != nil {
+				t.Errorf("%s: the descriptor was closed under its owner: %v", c.name, err)
+			}
+		}
+	}
+}
+
 // No way to print the keys of TLS tickets shows them: not in text, or in JSON of a
 // log.
 func TestKeysAreNotShown(t *testing.T) {
