@@ -28,10 +28,9 @@ const patience = 30 * time.Second
 // memo is the service in a test.
 type memo struct {
 	*reexectest.Unit
-	t          *testing.T
-	web, echo  string // addresses
-	talk       string // path
-	parameters string // of ExecStart=
+	t         *testing.T
+	web, echo string // addresses
+	talk      string // path
 }
 
 // start starts it; more is added to the section [Service].
