@@ -113,3 +113,30 @@ func TestNewMainHangsWhileConnectionsMove(t *testing.T) {
 		s.mustServe(next)
 	})
 }
+
+// An undone version that hangs in its drain is killed when its time is over.
+func TestUndoneVersionHangs(t *testing.T) {
+	environments(t, func(t *testing.T, managed bool) {
+		p := quick()
+		p.DrainTimeout, p.Probation = 500*time.Millisecond, patience
+		p.HealthFile = t.TempDir() + "/health"
+		s := start(t, setup{plan: p, managed: managed})
+		url := s.url("")
+		successor, verdict := s.onTrial(func(p *plan) { p.DrainTimeout = patience })
+		s.mustReach(url+"/who", successor)
+		slow := s.hold(url)
+		if slow.PID != successor {
+			t.Fatalf("PID %d has the request, want %d", slow.PID, successor)
+		}
+		writeFile(t, p.HealthFile, "damaged")
+		if v, _ := verdict(); v.Outcome != control.RolledBack {
+			t.Fatalf("verdict %q: %s", v.Outcome, v.Reason)
+		}
+		writeFile(t, p.HealthFile, "")
+		s.waitLog(successor, "trial -> resigning")
+		s.freeze(successor)
+		s.waitGone(successor)
+		s.waitLog(s.first, "an undone version was killed: it did not end by itself")
+		s.mustServe(s.first)
+	})
+}

@@ -92,6 +92,17 @@ func TestUpgradeModes(t *testing.T) {
 			})
 		})
 	}
+	t.Run("in-place, notify-reload", func(t *testing.T) {
+		t.Parallel()
+		o := onStandInBy(t, reexectest.DefaultSystemd, units.InPlace)
+		o.Files["myapp.service.d/signal.conf"] = "[Service]\nType=notify-reload\nReloadSignal=SIGUSR2\nExecReload=\n"
+		reexectest.TestUpgrade(t, reexectest.Service{
+			Options:  o,
+			Clients:  reexectest.HTTP{Socket: "http", Path: "/echo"},
+			Has:      []reexectest.Capability{reexectest.InPlace},
+			Upgrades: 3,
+		})
+	})
 }
 
 // A version that hangs in the process of the old one, before it has any code of

@@ -92,7 +92,7 @@ func walk(depth int, from machine.State, visit func(trace []machine.Event, s mac
 
 func TestStopAlwaysWins(t *testing.T) {
 	for _, from := range []machine.State{machine.Booting, machine.Joining, machine.Renewed} {
-		n := walk(8, from, func(trace []machine.Event, s machine.State, do []machine.Action) {
+		n := walk(9, from, func(trace []machine.Event, s machine.State, do []machine.Action) {
 			i := slices.Index(trace, machine.Stop)
 			if i < 0 || s == machine.Stopping || s == machine.Gone {
 				return
