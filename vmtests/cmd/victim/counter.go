@@ -15,9 +15,10 @@ import (
 
 // A counter counts for clients, and acknowledges a count only when it is committed.
 type counter struct {
-	mu    sync.Mutex
-	n     uint64
-	state *reexec.State
+	mu     sync.Mutex
+	n      uint64
+	loaded int // how often n was replaced by what the predecessor has left
+	state  *reexec.State
 }
 
 func newCounter(svc *reexec.Service) (c *counter, err error) {
@@ -39,6 +40,7 @@ func (c *counter) load(_ uint32, data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n = binary.BigEndian.Uint64(data)
+	c.loaded++
 	return nil
 }
 
@@ -46,9 +48,15 @@ func (c *counter) load(_ uint32, data []byte) error {
 func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	c.n++
-	n := c.n
+	n, loaded := c.n, c.loaded
 	c.mu.Unlock()
-	switch err := c.state.Commit(r.Context()); {
+	err := c.state.Commit(r.Context())
+	c.mu.Lock()
+	replaced := c.loaded != loaded
+	c.mu.Unlock()
+	switch {
+	case replaced:
+		http.Error(w, "it became main just now: ask again", http.StatusServiceUnavailable)
 	case err == nil:
 		fmt.Fprint(w, n)
 	case errors.Is(err, reexec.ErrNotMain):
