@@ -30,6 +30,11 @@ type commitRound struct {
 // before stays. While it is being decided which generation is main, Commit
 // waits. ctx bounds the wait only: the commit may still be made.
 func (h *State) Commit(ctx context.Context) error {
+	// What is in it now, Load is about to replace: the caller's change is lost,
+	// and must not be committed in name.
+	if h.def.kind != kindMerged && h.states.lease.elsewhere() {
+		return fmt.Errorf("reexec: commit state %q: %w", h.name, ErrNotMain)
+	}
 	h.mu.Lock()
 	if h.round == nil {
 		// One that is under way may have saved before the caller's change.

@@ -155,6 +155,41 @@ func TestCommitsNeedTheLease(t *testing.T) {
 	})
 }
 
+// A generation that becomes main loads what its predecessor has left over what it
+// has itself: a commit that is asked for before that is none.
+func TestCommitBeforeTheLastWordIsLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper(t)
+		first := begins(t, k)
+		x := &text{version: 1}
+		h := first.with("text", x.exclusive())
+		first.lead(false)
+		x.set("a")
+		h.mustCommit(t)
+		next := first.successor(k)
+		y := &text{version: 1}
+		var h2 *State
+		early := make(chan error, 1)
+		kind := Exclusive{Version: 1, Save: y.save, Load: func(version uint32, data []byte) error {
+			if h2 != nil { // the second time
+				y.set("gone")
+				go func() { early <- h2.Commit(t.Context()) }()
+				time.Sleep(time.Millisecond) // of the bubble's clock: Commit has begun
+			}
+			return y.load(version, data)
+		}}
+		h2 = next.with("text", kind.definition())
+		x.set("b")
+		first.promote(next)
+		if err := <-early; !errors.Is(err, ErrNotMain) {
+			t.Errorf("a commit before the state was loaded: %v, want ErrNotMain", err)
+		}
+		if y.get() != "b" {
+			t.Errorf("the new main has %q, want the last word of its predecessor", y.get())
+		}
+	})
+}
+
 // keptText is what a start would restore.
 func keptText(t *testing.T, k *keeper) string {
 	t.Helper()

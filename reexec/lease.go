@@ -53,6 +53,14 @@ func (l *lease) held() bool {
 	return l.phase == leaseHeld
 }
 
+// elsewhere says that another generation has it, or that what that has left is
+// not loaded yet.
+func (l *lease) elsewhere() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.phase == leaseNone || l.phase == leaseTaking
+}
+
 // use returns when this generation has the lease, and keeps it until done is
 // called. While it is on its way use waits, and returns [ErrNotMain] if another
 // generation has it then.

@@ -59,7 +59,8 @@ type Merged struct {
 // which moves with the verdict. The successor loads the state before it is
 // ready, to read it, and again when it becomes main; until then, and once
 // another generation is main, [State.Commit] returns [ErrNotMain]. A change
-// counts when Commit has returned nil. For ledgers and positions in a queue.
+// counts when Commit has returned nil, and Load has not come between the two: it
+// replaces what a generation has changed before it was main. For ledgers and positions in a queue.
 type Exclusive struct {
 	Version uint32
 	Save    func(w io.Writer) error
