@@ -60,6 +60,12 @@ endif
 	@$(GO) build -C vmtests/bench -o $(CURDIR)/.build/soak ./cmd/soak
 	@.build/soak $(SOAK)
 
+.PHONY: campaign
+campaign: ## kill a service 2,000 times under load and bring about every fault (root; half an hour); CAMPAIGN='-seed=N -only=kill -dir=DIR', CAMPAIGN=-help
+	$(GO) run ./vmtests/cmd/prepare -lane=containers
+	@CGO_ENABLED=0 $(GO) build -o .build/campaign ./vmtests/cmd/campaign
+	@.build/campaign $(CAMPAIGN)
+
 .PHONY: agreement
 agreement: ## compare the stand-in with real systemd in everything, and write the table of it (root; ten minutes and more)
 	$(GO) run ./vmtests/cmd/prepare -lane=containers

@@ -202,11 +202,16 @@ func (k *killer) askForUpgrade(ctx context.Context, bySignal bool) (<-chan error
 	return done, nil
 }
 
-// awaitMoment returns when it is time to strike, or when the upgrade is over before.
+// momentLimit bounds the wait for a moment. In place and restart have not all of them.
+const momentLimit = 3 * time.Second
+
+// awaitMoment returns when it is time to strike, or when the moment does not come.
 func (k *killer) awaitMoment(ctx context.Context, p plan) error {
 	if p.moment.line != "" {
-		// An upgrade that fails by itself is told by the settled state, and has no such line.
-		if _, err := k.journal.wait(ctx, k.place, p.moment.line, `msg=verdict outcome=`); err != nil {
+		inTime, cancel := context.WithTimeout(ctx, momentLimit)
+		_, err := k.journal.wait(inTime, k.place, p.moment.line, "msg=verdict outcome=")
+		cancel()
+		if err != nil && inTime.Err() == nil {
 			return err
 		}
 	}

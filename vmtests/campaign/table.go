@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -22,8 +23,8 @@ import (
 type TableOptions struct {
 	Versions []vmtests.Version
 	Modes    []reexec.Mode
-	// Only has those whose names contain it; "" for all.
-	Only string
+	// Only has those whose names match; nil for all.
+	Only *regexp.Regexp
 	// Log gets a line for each fault and what was wrong; it is called by one goroutine at a time.
 	Log func(string)
 }
@@ -76,7 +77,7 @@ func tableOn(ctx context.Context, programs *Programs, o TableOptions, v vmtests.
 	defer stage.closeIdle()
 	for _, f := range faults() {
 		w, ok := f.want[mode]
-		if !ok || !strings.Contains(f.name, o.Only) {
+		if !ok || o.Only != nil && !o.Only.MatchString(f.name) {
 			continue
 		}
 		if ctx.Err() != nil {

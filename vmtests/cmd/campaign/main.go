@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	flags.IntVar(&kill.Rounds, "rounds", 2000, "how often processes are killed, on all versions together")
 	flags.Uint64Var(&kill.Seed, "seed", 0, "of all rounds; 0 chooses one")
 	flags.Uint64Var(&kill.Replay, "replay", 0, "`seed` of one round, to run that alone on each version")
-	flags.StringVar(&table.Only, "fault", "", "bring about only those with this `text` in their names")
+	fault := flags.String("fault", "", "bring about only those whose names match this `expression`")
 	only := flags.String("only", "", "`part`: kill or table; default both")
 	systemd := flags.String("systemd", "247,252,257,262", "`versions` of systemd")
 	mode := flags.String("mode", "overlap", "`modes`: "+strings.Join(slices.Sorted(maps.Keys(modes)), ", "))
@@ -60,6 +61,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("argument %q: there are flags only, see -help", flags.Arg(0))
+	}
+	if table.Only, err = regexp.Compile(*fault); err != nil {
+		return err
 	}
 	if kill.Versions, err = parseVersions(*systemd); err != nil {
 		return err
