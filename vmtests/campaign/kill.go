@@ -32,7 +32,7 @@ type KillOptions struct {
 }
 
 // killTiming makes rounds short: an upgrade takes a fifth of a second.
-var killTiming = timing{check: 10 * time.Second, start: 10 * time.Second, probation: 80 * time.Millisecond, beat: 20 * time.Millisecond, drain: 5 * time.Second}
+var killTiming = timing{check: 10 * time.Second, start: 10 * time.Second, probation: 80 * time.Millisecond, beat: 40 * time.Millisecond, drain: 5 * time.Second}
 
 // roundLimit bounds a round on a busy machine.
 const roundLimit = time.Minute

@@ -30,7 +30,7 @@ type TableOptions struct {
 }
 
 // tableTiming gives a command of systemctl the time to reach each phase on a busy machine.
-var tableTiming = timing{check: 4 * time.Second, start: 4 * time.Second, probation: 800 * time.Millisecond, beat: 100 * time.Millisecond, drain: 5 * time.Second}
+var tableTiming = timing{check: 4 * time.Second, start: 4 * time.Second, probation: 800 * time.Millisecond, beat: 300 * time.Millisecond, drain: 5 * time.Second}
 
 // rowLimit bounds a row on a busy machine.
 const rowLimit = 90 * time.Second
@@ -135,6 +135,7 @@ func (s *stage) bringAbout(ctx context.Context, f fault, w want) (seen seen, err
 	}
 	// What the surroundings have cost is no matter of the row.
 	s.clients.take()
+	begun := now()
 	s.place = s.journal.now()
 	switch {
 	case f.put != nil:
@@ -156,7 +157,7 @@ func (s *stage) bringAbout(ctx context.Context, f fault, w want) (seen seen, err
 	if err := s.atRest(ctx); err != nil {
 		return seen, err
 	}
-	s.judgeRow(&seen, w)
+	s.judgeRow(&seen, w, begun, f.unkept)
 	if f.look != nil {
 		if err := f.look(s, ctx); err != nil {
 			seen.problem("%v", err)
@@ -200,7 +201,7 @@ func (s *stage) atRest(ctx context.Context) error {
 }
 
 // judgeRow compares.
-func (s *stage) judgeRow(seen *seen, w want) {
+func (s *stage) judgeRow(seen *seen, w want, begun int64, unkept bool) {
 	for _, l := range s.journal.since(s.place) {
 		if verdict, ok := strings.CutPrefix(l.text, "level=INFO msg=verdict outcome="); ok && seen.outcome == "" {
 			seen.outcome, seen.reason = parseVerdict(verdict)
@@ -221,14 +222,16 @@ func (s *stage) judgeRow(seen *seen, w want) {
 		seen.problem("systemd started the service again: %t; want %t", seen.restarted, w.restarted)
 	}
 	failures, _ := s.clients.take()
-	seen.lost = len(failures)
 	for _, f := range failures {
-		if !w.loses || f.refused() {
+		if f.Start < begun || unkept && strings.HasPrefix(f.Error, statusUnkept) || w.stops && f.bound() {
+			continue
+		}
+		if seen.lost++; seen.lost <= 10 && (!w.loses || f.refused()) {
 			seen.problem("lost: %v", f)
 		}
 	}
-	if len(failures) > len(s.clients.list) {
-		seen.problem("%d requests were lost; a process that dies answers one of each of %d clients", len(failures), len(s.clients.list))
+	if seen.lost > len(s.clients.list) {
+		seen.problem("%d requests were lost; a process that dies answers one of each of %d clients", seen.lost, len(s.clients.list))
 	}
 }
 

@@ -76,13 +76,16 @@ func (s seen) String() string {
 }
 
 func (w want) String() string {
-	text := string(w.outcome)
+	text := cmp.Or(string(w.outcome), "no verdict")
 	if w.or != "" {
 		text += " or " + string(w.or)
 	}
 	text += ", reload " + w.reload.String()
 	if w.restarted {
 		text += ", started again"
+	}
+	if w.stops {
+		return text + ", 0 lost, but for its own sockets"
 	}
 	if w.loses {
 		return text + ", its own lost"

@@ -44,7 +44,8 @@ func (c *counter) load(_ uint32, data []byte) error {
 	return nil
 }
 
-// ServeHTTP counts one more and answers with the count; with 503 where another generation is main.
+// ServeHTTP counts one more and answers with the count; with 503 where another generation is main,
+// and with 507 where systemd cannot keep it.
 func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	c.n++
@@ -62,6 +63,6 @@ func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, reexec.ErrNotMain):
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	default:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		http.Error(w, err.Error(), http.StatusInsufficientStorage)
 	}
 }

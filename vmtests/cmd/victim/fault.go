@@ -89,22 +89,22 @@ var faults = map[string]fault{
 		r.on(kindReady, 1, func() { r.hangUp() })
 	}},
 	"closes-on-trial": {onWire: func(r *relay) {
-		r.on(kindBeat, 3, func() { r.hangUp() })
+		r.on(kindBeat, 2, func() { r.hangUp() })
 	}},
 	"garbage-at-start": {onWire: func(r *relay) {
 		r.on(kindReady, 1, func() { r.sendRaw([]byte("GET / HTTP/1.1\r\n\r\n")) })
 	}},
 	"garbage-on-trial": {onWire: func(r *relay) {
-		r.on(kindBeat, 3, func() { r.sendRaw(make([]byte, 100)) })
+		r.on(kindBeat, 2, func() { r.sendRaw(make([]byte, 100)) })
 	}},
 	"torn-frame": {onWire: func(r *relay) {
-		r.on(kindBeat, 3, func() { r.sendTorn() })
+		r.on(kindBeat, 2, func() { r.sendTorn() })
 	}},
 	"floods": {onWire: func(r *relay) {
 		r.on(kindBeat, 1, func() { r.flood(20_000) })
 	}},
 	"floods-unknown": {onWire: func(r *relay) {
-		r.on(kindBeat, 3, func() { r.sendKind(999) })
+		r.on(kindBeat, 2, func() { r.sendKind(999) })
 	}},
 	"leaks-descriptors": {
 		onWire: func(r *relay) {
@@ -171,7 +171,7 @@ func leak(context.Context) error {
 			return fmt.Errorf("damaged on purpose: %w", err)
 		}
 		leaked = append(leaked, f)
-		if len(leaked)%64 == 0 {
+		if len(leaked)%200 == 0 {
 			return nil // the rest on the next beats, so that it comes on trial
 		}
 	}
