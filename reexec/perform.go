@@ -27,6 +27,11 @@ const (
 	// lingerTimeout is how long a predecessor may need to end once its sockets are
 	// closed.
 	lingerTimeout = 3 * time.Second
+	// reloadEnds is how long after a verdict a signal that was kept waits. The
+	// reload command ends with the verdict, and systemd reads the PID file when it
+	// sees that: it must not find the name of the next version, which is on trial,
+	// and take that for main (service_sigchld_event in service.c).
+	reloadEnds = time.Second
 	// undoGrace is what a dismissed successor has beyond its drain.
 	undoGrace = 2 * time.Second
 )
@@ -506,8 +511,15 @@ func (s *Service) becomeMain() {
 	s.beginProving()
 	if r.early || s.predecessor != nil && s.predecessor.signalled {
 		r.early = false
-		// The loop must not wait for itself.
-		go s.send(event{kind: machine.Upgrade, reason: "SIGUSR2", request: &request{bySignal: true}})
+		// The loop must not wait for itself, and systemd has to see the end of the
+		// reload command first.
+		go func() {
+			select {
+			case <-time.After(reloadEnds):
+				s.send(event{kind: machine.Upgrade, reason: "SIGUSR2", request: &request{bySignal: true}})
+			case <-s.done:
+			}
+		}()
 	}
 	s.tickets.keep()
 	go makeRoom()
