@@ -51,8 +51,6 @@ func TestCommitsAtOnce(t *testing.T) {
 // keptTally is what a start would restore.
 func keptTally(t *testing.T, k *keeper, name string) uint64 {
 	t.Helper()
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	g := begins(t, k)
 	defer g.close()
 	x := &tally{}

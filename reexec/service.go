@@ -166,6 +166,8 @@ func New(opts Options) (_ *Service, err error) {
 	}
 	s.states = newStates(s.store, s.log, opts.StartTimeout)
 	for _, f := range got.states {
+		// What a program that was executed in place has left has nobody to go back to.
+		f.current = f.current && pred != nil
 		s.states.arrive(f.Name, f)
 	}
 	for _, e := range s.store.found(storeState) {

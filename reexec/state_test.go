@@ -94,6 +94,8 @@ func (k *keeper) add(t *testing.T, key string, f *os.File) {
 }
 
 func (k *keeper) names() (names []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for stored := range k.entries {
 		key, _, _ := strings.Cut(stored, "@")
 		names = append(names, key)
@@ -113,6 +115,8 @@ type generation struct {
 func begins(t *testing.T, k *keeper) *generation {
 	t.Helper()
 	g := newGeneration(t, k)
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for stored, f := range k.entries {
 		_, key, _, ok := parseEntry(stored)
 		name, isState := stateOf(key)

@@ -297,3 +297,43 @@ func TestSessionsOutliveTheirKey(t *testing.T) {
 		}
 	})
 }
+
+// Sessions go on after a crash, as soon as a generation that serves TLS was main;
+// a service without TLS keeps nothing.
+func TestSessionsSurviveACrash(t *testing.T) {
+	tlsVersions(t, func(t *testing.T, server, client *tls.Config) {
+		k := newKeeper(t)
+		begin := func() (*generation, *ticketKeys) {
+			g := begins(t, k)
+			keys, err := newTicketState(g.states, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.lead(false)
+			return g, keys
+		}
+		g, keys := begin()
+		g.commitAll(t.Context())
+		if st := g.status(); len(st) != 0 || len(k.names()) != 0 {
+			t.Errorf("without TLS there is %+v, kept are %q", st, k.names())
+		}
+		config := server.Clone()
+		keys.share("https", config)
+		keys.commit() // share does so in the background
+		if handshake(t, config, client) {
+			t.Error("the first session was resumed")
+		}
+		g, keys = begin()
+		config = server.Clone()
+		keys.share("https", config)
+		if !handshake(t, config, client) {
+			t.Error("a session was not resumed after a crash")
+		}
+		if keys.unkept {
+			t.Error("the keys are to be kept again, and are")
+		}
+		if st := g.status(); len(st) != 1 || st[0].Name != ticketState || st[0].Loaded == nil || st[0].Committed == nil {
+			t.Errorf("the status says %+v", st)
+		}
+	})
+}
