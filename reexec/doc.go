@@ -46,6 +46,14 @@
 // All descriptors that systemd passed are handed on to each successor, claimed
 // or not. A child that the service starts inherits none of them.
 //
+// # States
+//
+// [Service.State] registers what the service knows: a [Snapshot] that the successor
+// begins with, a [Merged] state to which two generations add, or an [Exclusive]
+// one that has one writer at a time. [State.Commit] has systemd keep it, so that
+// kill -9 restores the last commit. A version finds its own last frame again
+// when it comes back after a newer one.
+//
 // # Without systemd
 //
 // Without NOTIFY_SOCKET nothing is announced, listeners are bound to the

@@ -66,7 +66,7 @@ func block(t *testing.T, language string) string {
 // goBlock returns the README's n-th block of Go.
 func goBlock(t *testing.T, n int) string {
 	t.Helper()
-	source := blocks(t, "go", 4)[n]
+	source := blocks(t, "go", 6)[n]
 	if formatted, err := format.Source([]byte(source)); err != nil || string(formatted) != source {
 		t.Errorf("gofmt would change the README's block %d of Go (%v):\n%s", n, err, formatted)
 	}
@@ -287,6 +287,51 @@ func sendMail(ctx context.Context) error {
 	"crypto/tls"`, 1)
 	file := filepath.Join(t.TempDir(), "main.go")
 	if err := os.WriteFile(file, []byte(service), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	build(t, file)
+}
+
+// What the README keeps and commits is accepted by the compiler.
+func TestReadmeStates(t *testing.T) {
+	t.Parallel()
+	source := `package main
+
+import (
+	"context"
+	"io"
+	"log"
+	"net/http"
+	"os"
+
+	"github.com/holdfast-go/holdfast/reexec"
+)
+
+// users is what the README leaves out.
+type users struct{}
+
+func (users) save(io.Writer) error { return nil }
+func (users) load([]byte) error    { return nil }
+func (users) add(string)           {}
+
+func main() {
+	svc, err := reexec.New(reexec.Options{Name: "myapp"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var store users
+	mux := http.NewServeMux()
+` + goBlock(t, 5) + `
+	log.Fatal(svc.Run(context.Background()))
+}
+
+func keep(ctx context.Context, svc *reexec.Service, memfd *os.File) (*os.File, error) {
+` + goBlock(t, 4) + `
+	return file, err
+}
+`
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	build(t, file)
