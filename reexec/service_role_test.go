@@ -64,6 +64,8 @@ type plan struct {
 	NoSessions bool   // handles none that another generation had
 	Ballast    int    // bytes of state of each session
 	Worker     string // runs while it is main, and does as this says
+	State      bool   // has a state, whose functions do as these say
+	Save, Load string
 	// Certificate and Key are PEM. With them the first listener is for TLS.
 	Certificate, Key []byte
 }
@@ -186,6 +188,15 @@ func runService(log *slog.Logger) error {
 			return err
 		}
 		serveSessions(service, p, ln, log)
+	}
+	if p.State {
+		if _, err := service.State("text", reexec.Snapshot{
+			Version: 1,
+			Save:    func(io.Writer) error { return p.do(p.Save, "save") },
+			Load:    func(uint32, []byte) error { return p.do(p.Load, "load") },
+		}); err != nil {
+			return err
+		}
 	}
 	if p.Worker != "" {
 		service.Go("worker", func(ctx context.Context) error {
