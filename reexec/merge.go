@@ -52,7 +52,7 @@ func (h *State) difference(ctx context.Context, total, since *heldFrame) (*heldF
 		}
 		added, err = h.def.subtract(now.Payload, before)
 		if err != nil {
-			return nil, fmt.Errorf("Subtract: %w", err)
+			return nil, fmt.Errorf("subtract: %w", err)
 		}
 		return append([]byte(nil), added...), nil // it may be part of the mapping
 	}, nil)

@@ -103,15 +103,15 @@ func (k Exclusive) definition() definition {
 func (d definition) check() error {
 	switch {
 	case d.version == 0:
-		return errors.New("Version=0: formats count from 1")
+		return errors.New("set Version: formats count from 1, this is 0")
 	case d.save == nil:
-		return errors.New("Save is nil")
+		return errors.New("set Save: it is nil")
 	case d.load == nil:
-		return errors.New("Load is nil")
+		return errors.New("set Load: it is nil")
 	case d.kind == kindMerged && d.subtract == nil:
-		return errors.New("Subtract is nil")
+		return errors.New("set Subtract: it is nil")
 	case d.kind == kindMerged && d.merge == nil:
-		return errors.New("Merge is nil")
+		return errors.New("set Merge: it is nil")
 	}
 	return nil
 }

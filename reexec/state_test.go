@@ -532,11 +532,11 @@ func TestStatesAreDefinedWell(t *testing.T) {
 		{"a/b", x.snapshot(), "letters, digits"},
 		{"a:b", x.snapshot(), "letters, digits"},
 		{"a-Name_1.x", x.snapshot(), "is taken"},
-		{"v0", (&text{}).snapshot(), "Version=0"},
-		{"v0", Exclusive{Version: 1, Load: x.load}.definition(), "Save is nil"},
-		{"v0", Snapshot{Version: 1, Save: x.save}.definition(), "Load is nil"},
-		{"v0", without(func(m *Merged) { m.Subtract = nil }), "Subtract is nil"},
-		{"v0", without(func(m *Merged) { m.Merge = nil }), "Merge is nil"},
+		{"v0", (&text{}).snapshot(), "set Version"},
+		{"v0", Exclusive{Version: 1, Load: x.load}.definition(), "set Save"},
+		{"v0", Snapshot{Version: 1, Save: x.save}.definition(), "set Load"},
+		{"v0", without(func(m *Merged) { m.Subtract = nil }), "set Subtract"},
+		{"v0", without(func(m *Merged) { m.Merge = nil }), "set Merge"},
 	} {
 		if _, err := g.register(c.name, c.def); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), strconv.Quote(c.name)) {
 			t.Errorf("%q: %v, want %q", c.name, err, c.want)
