@@ -29,7 +29,7 @@ type ledger struct {
 
 func startLedger(t *testing.T, v vmtests.Version, probation time.Duration) *ledger {
 	t.Helper()
-	l := &ledger{myapp: &myapp{vmtests.BootTest(t, v), t, t.Context()}}
+	l := &ledger{myapp: &myapp{Machine: vmtests.BootTest(t, v), t: t, ctx: t.Context()}}
 	l.copy(program(t, "github.com/holdfast-go/holdfast/units/cmd/holdfast", build{}), "/usr/bin/holdfast", 0o755)
 	l.put("1.0")
 	files, err := units.Render(units.Options{
