@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package counters
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/holdfast-go/holdfast/reexec"
+)
+
+// stateName is that of the state of the service.
+const stateName = "counters"
+
+// commitTimeout bounds how long a scrape waits for systemd. Scrapers wait for 10 s.
+const commitTimeout = 2 * time.Second
+
+// Counters gathers the metrics of a registry with the totals of all generations.
+// It is a [prometheus.Gatherer], to be given to promhttp.HandlerFor in the place of the
+// registry. All methods may be called concurrently.
+type Counters struct {
+	registry prometheus.Gatherer
+	state    interface{ Commit(context.Context) error }
+
+	// gathering is held by Gather, so that the shot that a commit takes is its own.
+	gathering sync.Mutex
+
+	mu     sync.Mutex
+	others others
+	// saved is what other generations and the fd store know at least; nil before
+	// anything was saved or loaded.
+	saved totals
+	// wanted: the next shot is for Gather, and is put into taken.
+	wanted bool
+	taken  *shot
+}
+
+// shot is what a registry had at one moment.
+type shot struct {
+	families []live
+	totals   totals // of all generations
+	err      error  // of the registry
+}
+
+// Continue makes the counters of a registry continue. It registers the state
+// "counters" of the service, so it is called once, before Run and before anything is
+// counted. Several registries are joined by [prometheus.Gatherers] first.
+//
+// The error is that of [reexec.Service.State].
+func Continue(svc *reexec.Service, registry prometheus.Gatherer) (*Counters, error) {
+	c := newCounters(registry)
+	state, err := svc.State(stateName, c.merged())
+	if err != nil {
+		return nil, fmt.Errorf("counters: continue: %w", err)
+	}
+	c.state = state
+	return c, nil
+}
+
+func newCounters(registry prometheus.Gatherer) *Counters {
+	return &Counters{registry: registry, others: newOthers(nil)}
+}
+
+func newOthers(t totals) others {
+	if t == nil {
+		t = totals{}
+	}
+	return others{totals: t, here: map[string]map[string]*trace{}}
+}
+
+func (c *Counters) merged() reexec.Merged {
+	return reexec.Merged{Version: format, Save: c.save, Load: c.load, Subtract: subtract, Merge: c.merge}
+}
+
+// Gather returns the metrics of the registry, with the totals of all generations in
+// its counters, histograms and summaries. What a main version returns is in the fd store
+// before, if the service has one, so a crash makes nothing fall that was seen. Other
+// versions return what main has been told. An error is that of the registry, which
+// may come with a part of the metrics.
+func (c *Counters) Gather() ([]*dto.MetricFamily, error) {
+	c.gathering.Lock()
+	defer c.gathering.Unlock()
+	c.mu.Lock()
+	c.wanted = true
+	c.mu.Unlock()
+
+	// A scraper that goes away is no reason not to commit.
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	err := c.state.Commit(ctx)
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	taken := c.taken
+	c.wanted, c.taken = false, nil
+	if taken == nil {
+		taken = c.shoot()
+	}
+	t := taken.totals
+	// Where the store does not keep them they are shown all the same: the status of the
+	// service says so, and to see nothing would be worse than a fall after a crash.
+	var noStore *reexec.StoreError
+	live := err == nil || errors.As(err, &noStore) && !errors.Is(err, reexec.ErrNotMain)
+	if !live && c.saved != nil {
+		t = c.saved // another generation is main, or that is being decided
+	}
+	return show(taken.families, t), taken.err
+}
+
+// shoot asks the registry. The caller has mu.
+func (c *Counters) shoot() *shot {
+	gathered, err := c.registry.Gather()
+	s := &shot{err: err}
+	s.families, s.totals = c.others.collect(gathered)
+	if err == nil {
+		return s
+	}
+	// What a collector has failed to tell is as it was.
+	for name, f := range c.saved {
+		mine := s.totals.family(name, f)
+		for key, was := range f.series {
+			if _, ok := mine.series[key]; !ok && mine.kind == f.kind {
+				mine.series[key] = was
+			}
+		}
+	}
+	return s
+}
+
+// save writes the totals of all generations.
+func (c *Counters) save(w io.Writer) error {
+	_, err := w.Write(c.snapshot().encode(nil))
+	return err
+}
+
+func (c *Counters) snapshot() totals {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.shoot()
+	c.saved = s.totals
+	if c.wanted {
+		c.wanted, c.taken = false, s
+	}
+	return s.totals
+}
+
+// load begins with the totals of earlier generations.
+func (c *Counters) load(version uint32, data []byte) error {
+	t, err := decodeVersion(version, data)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.others, c.saved = newOthers(t), t.clone()
+	return nil
+}
+
+// merge adds what another generation has counted meanwhile.
+func (c *Counters) merge(version uint32, data []byte) error {
+	added, err := decodeVersion(version, data)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.others.add(added)
+	// Not in place: a shot may have it.
+	c.saved = c.saved.clone()
+	c.saved.add(added)
+	return nil
+}
+
+func decodeVersion(version uint32, data []byte) (totals, error) {
+	if version != format {
+		return nil, fmt.Errorf("counters: frame of format %d: this version knows format %d", version, format)
+	}
+	t, err := decode(data)
+	if err != nil {
+		return nil, err
+	}
+	for name := range t {
+		if ofOneProcess(name) {
+			delete(t, name)
+		}
+	}
+	return t, nil
+}
+
+// subtract returns what was counted between two frames of one process.
+func subtract(total, since []byte) ([]byte, error) {
+	now, err := decode(total)
+	if err != nil {
+		return nil, err
+	}
+	before := totals{}
+	if len(since) > 0 {
+		if before, err = decode(since); err != nil {
+			return nil, err
+		}
+	}
+	return now.since(before).encode(nil), nil
+}
