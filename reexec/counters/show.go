@@ -135,18 +135,20 @@ func (s series) metric(kind dto.MetricType, labels []*dto.LabelPair, here *dto.M
 	case dto.MetricType_HISTOGRAM:
 		h := &dto.Histogram{SampleCount: &s.count, SampleSum: pointer(s.sum.float()), CreatedTimestamp: created}
 		h.Exemplars = here.GetHistogram().GetExemplars()
-		exemplars := map[float64]*dto.Exemplar{}
-		for _, b := range here.GetHistogram().GetBucket() {
-			if b.Exemplar != nil {
-				exemplars[b.GetUpperBound()] = b.Exemplar
+		h.Bucket = make([]*dto.Bucket, len(s.bounds))
+		all := make([]dto.Bucket, len(s.bounds))
+		for i := range all {
+			all[i].CumulativeCount, all[i].UpperBound = &s.below[i], &s.bounds[i]
+			h.Bucket[i] = &all[i]
+		}
+		for i, b := range here.GetHistogram().GetBucket() {
+			switch {
+			case b.Exemplar == nil:
+			case i < len(all):
+				all[i].Exemplar = b.Exemplar
+			default: // that of +Inf is there only for its exemplar, as in client_golang
+				h.Bucket = append(h.Bucket, &dto.Bucket{CumulativeCount: &s.count, UpperBound: pointer(math.Inf(1)), Exemplar: b.Exemplar})
 			}
-		}
-		for i := range s.bounds {
-			h.Bucket = append(h.Bucket, &dto.Bucket{CumulativeCount: &s.below[i], UpperBound: &s.bounds[i], Exemplar: exemplars[s.bounds[i]]})
-		}
-		// The last bucket is written out only for its exemplar, as in client_golang.
-		if inf := math.Inf(1); exemplars[inf] != nil {
-			h.Bucket = append(h.Bucket, &dto.Bucket{CumulativeCount: &s.count, UpperBound: &inf, Exemplar: exemplars[inf]})
 		}
 		if s.native != nil {
 			s.native.write(h)
