@@ -28,14 +28,16 @@ const commitTimeout = 2 * time.Second
 type Counters struct {
 	registry prometheus.Gatherer
 	state    interface{ Commit(context.Context) error }
+	// overlaps says whether this is main and has a successor that is no main yet.
+	overlaps func() bool
 
 	// gathering is held by Gather, so that the shot that a commit takes is its own.
 	gathering sync.Mutex
 
 	mu     sync.Mutex
 	others others
-	// saved is what other generations and the fd store know at least; nil before
-	// anything was saved or loaded.
+	// saved is what another generation or the fd store knows: what was saved last, or
+	// else loaded. What others have added since is not part of it. Nil before either.
 	saved totals
 	// wanted: the next shot is for Gather, and is put into taken.
 	wanted bool
@@ -61,6 +63,13 @@ func Continue(svc *reexec.Service, registry prometheus.Gatherer) (*Counters, err
 		return nil, fmt.Errorf("counters: continue: %w", err)
 	}
 	c.state = state
+	c.overlaps = func() bool {
+		switch svc.Status().State {
+		case "starting", "probation", "promoting":
+			return true
+		}
+		return false
+	}
 	return c, nil
 }
 
@@ -81,37 +90,50 @@ func (c *Counters) merged() reexec.Merged {
 
 // Gather returns the metrics of the registry, with the totals of all generations in
 // its counters, histograms and summaries. What a main version returns is in the fd store
-// before, if the service has one, so a crash makes nothing fall that was seen. Other
-// versions return what main has been told. An error is that of the registry, which
-// may come with a part of the metrics.
+// before, if the service has one, so a crash makes nothing fall that was seen. In an
+// upgrade, and in other versions, it returns what all of them know. An error is that
+// of the registry, which may come with a part of the metrics.
 func (c *Counters) Gather() ([]*dto.MetricFamily, error) {
 	c.gathering.Lock()
 	defer c.gathering.Unlock()
 	c.mu.Lock()
 	c.wanted = true
 	c.mu.Unlock()
-
-	// A scraper that goes away is no reason not to commit.
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	err := c.state.Commit(ctx)
+	known := c.commit()
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// The first that was saved since we began: the successor has at least that if the
+	// handover began meanwhile, and the store has if nothing did.
 	taken := c.taken
 	c.wanted, c.taken = false, nil
 	if taken == nil {
 		taken = c.shoot()
 	}
 	t := taken.totals
-	// Where the store does not keep them they are shown all the same: the status of the
-	// service says so, and to see nothing would be worse than a fall after a crash.
-	var noStore *reexec.StoreError
-	live := err == nil || errors.As(err, &noStore) && !errors.Is(err, reexec.ErrNotMain)
-	if !live && c.saved != nil {
-		t = c.saved // another generation is main, or that is being decided
+	if !known && c.saved != nil {
+		t = c.saved
 	}
 	return show(taken.families, t), taken.err
+}
+
+// commit makes what was counted until now survive. It returns false if what other
+// generations have seen or may see last is to be shown instead.
+func (c *Counters) commit() (known bool) {
+	if c.overlaps() {
+		return false
+	}
+	// A scraper that goes away is no reason not to commit.
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	err := c.state.Commit(ctx)
+	var noStore *reexec.StoreError
+	if errors.As(err, &noStore) && !errors.Is(err, reexec.ErrNotMain) {
+		// Shown all the same: the status of the service says what the store lacks, and
+		// to see nothing would be worse than a fall after a crash.
+		return true
+	}
+	return err == nil // else another generation is main, or that is being decided
 }
 
 // shoot asks the registry. The caller has mu.
@@ -172,9 +194,6 @@ func (c *Counters) merge(version uint32, data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.others.add(added)
-	// Not in place: a shot may have it.
-	c.saved = c.saved.clone()
-	c.saved.add(added)
 	return nil
 }
 

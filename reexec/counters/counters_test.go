@@ -43,6 +43,7 @@ func begin(t *testing.T, frame []byte, collect ...prometheus.Collector) *Counter
 		}
 	}
 	c.state = commit(func() error { return c.save(&bytes.Buffer{}) })
+	c.overlaps = func() bool { return false }
 	return c
 }
 
@@ -389,12 +390,18 @@ func TestShowsWhatIsKnown(t *testing.T) {
 	if err := c.merge(format, added); err != nil {
 		t.Fatal(err)
 	}
-	want(t, "with what another has counted", c, "x_total 16")
+	want(t, "what another has told it, and nobody else", c, "x_total 3")
+	frameOf(t, c)
+	want(t, "told to main", c, "x_total 26")
 
 	answer = context.DeadlineExceeded
-	want(t, "while it is decided who is main", c, "x_total 16")
+	want(t, "while it is decided who is main", c, "x_total 26")
+	answer = nil
+	c.overlaps = func() bool { return true }
+	want(t, "while a successor is on trial", c, "x_total 26")
+	c.overlaps = func() bool { return false }
 	answer = &reexec.StoreError{Err: reexec.ErrNotMain}
-	want(t, "on the way to another", c, "x_total 16")
+	want(t, "on the way to another", c, "x_total 26")
 	answer = &reexec.StoreError{Err: errors.New("full")}
 	want(t, "without a store", c, "x_total 26")
 }

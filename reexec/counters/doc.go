@@ -38,8 +38,10 @@
 //     then. A scrape costs some messages to systemd therefore. If
 //     the store is full or there is none, the numbers are shown all the same, and begin
 //     at zero after a crash; [reexec.Service.Status] says so.
-//   - A version on trial, and one that drains, shows the totals that it has
-//     told the others or was told by them, so its own counts appear a little later.
+//   - From the handover until the verdict, which is as long as the start and the
+//     probation of the new version take, both versions show what was counted when
+//     it began: either may die with what it counts meanwhile. Then all of it appears at once.
+//   - A version that drains shows what it has told main.
 //
 // The time of creation is that of the first generation.
 //

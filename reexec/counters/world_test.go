@@ -24,6 +24,7 @@ type generation struct {
 	t        *testing.T
 	world    *world
 	main     bool
+	accepts  bool        // the successor, before the verdict
 	next     *generation // a successor on trial
 	base     []byte      // what the other generation of an overlap has of it
 	pending  []byte      // the last commit of the predecessor
@@ -62,7 +63,7 @@ func (w *world) start() *generation {
 	}, []string{"code"})
 	g.registry.MustRegister(g.requests, g.latency, g.sizes, g.limited)
 	g.Counters = newCounters(g.registry)
-	g.state = g
+	g.state, g.overlaps = g, func() bool { return g.next != nil }
 	return g
 }
 
@@ -254,7 +255,7 @@ func runWorld(t *testing.T, seed uint64) {
 	}
 	if w.next != nil {
 		w.next.tell(w.main)
-		w.next = nil
+		w.next, w.main.next = nil, nil
 	}
 	for len(w.draining) > 0 {
 		w.drained()
@@ -271,7 +272,13 @@ func (w *world) step() {
 		w.scrape("keep-alive", w.main)
 	}
 	main, next := w.main, w.next
-	switch event := w.r.IntN(9); {
+	switch event := w.r.IntN(10); {
+	case event == 9 && next != nil && !next.accepts:
+		w.say("serve")
+		next.accepts = true
+	case event == 9:
+		w.say("commit")
+		w.main.take(main.Commit(w.t.Context()))
 	case event == 0 && next == nil:
 		w.say("upgrade")
 		main.base = main.frame()
@@ -327,18 +334,20 @@ func (w *world) step() {
 
 // accepting is who gets new connections.
 func (w *world) accepting() *generation {
-	if w.next != nil {
+	if w.next != nil && w.next.accepts {
 		return w.next
 	}
 	return w.main
 }
 
 func (w *world) countAll() {
-	for _, g := range append([]*generation{w.main, w.next}, w.draining...) {
+	all := append([]*generation{w.main}, w.draining...)
+	if w.next != nil && w.next.accepts {
+		all = append(all, w.next)
+	}
+	for _, g := range all {
 		for range w.r.IntN(4) {
-			if g != nil {
-				g.count()
-			}
+			g.count()
 		}
 	}
 }
