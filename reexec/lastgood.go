@@ -135,8 +135,8 @@ const markPatience = 2 * time.Second
 func (g *lastGood) failed(f *os.File, version, reason string) {
 	done := make(chan error, 1)
 	go func() {
-		defer f.Close()
 		id, err := g.identify(f)
+		_ = f.Close()
 		if err == nil {
 			err = g.update(func(r *lastgood.Record) error {
 				r.Mark(lastgood.Failure{Identity: id, Version: version, Reason: reason, At: now()})
@@ -153,6 +153,24 @@ func (g *lastGood) failed(f *os.File, version, reason string) {
 	}
 	if err != nil {
 		g.log.Warn("mark a version as failed", "version", version, "error", err)
+	}
+}
+
+// tryAgain takes the mark from the content of f, which has passed a check that an
+// operator has asked for: the launcher may start it.
+func (g *lastGood) tryAgain(f *os.File) {
+	if _, failed := g.failedBefore(f); !failed {
+		return
+	}
+	id, err := g.identify(f)
+	if err == nil {
+		err = g.update(func(r *lastgood.Record) error {
+			r.Unmark(id)
+			return nil
+		})
+	}
+	if err != nil {
+		g.log.Warn("take the mark from a file that failed", "error", err)
 	}
 }
 

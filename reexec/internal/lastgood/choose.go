@@ -70,7 +70,7 @@ func (r *Record) Choose(c Candidate, now time.Time) Choice {
 	if r.Fallback.Count >= MaxAttempts && c.Unusable == nil && failure.Counted {
 		// Something that both need may be missing: then the file is not to blame,
 		// and whichever comes up first is right.
-		r.unmark(c.Identity)
+		r.Unmark(c.Identity)
 		r.Fallback = nil
 		r.Attempting(c.Identity)
 		return Choice{Why: fmt.Sprintf("%s; it is tried again, since the last good version did not come up either", why)}

@@ -167,7 +167,7 @@ func (r *Record) Mark(f Failure) bool {
 		return false
 	}
 	f.Reason, f.Version = text(f.Reason), text(f.Version)
-	r.unmark(f.Identity)
+	r.Unmark(f.Identity)
 	r.Failed = slices.Insert(r.Failed, 0, f)
 	r.Failed = r.Failed[:min(len(r.Failed), maxFailed)]
 	if r.Attempt != nil && r.Attempt.Identity == f.Identity {
@@ -176,7 +176,8 @@ func (r *Record) Mark(f Failure) bool {
 	return true
 }
 
-func (r *Record) unmark(id Identity) {
+// Unmark takes the mark from a content, if it has one.
+func (r *Record) Unmark(id Identity) {
 	r.Failed = slices.DeleteFunc(r.Failed, func(f Failure) bool { return f.Identity == id })
 }
 
@@ -196,7 +197,7 @@ func (r *Record) Attempting(id Identity) {
 // the copy that runs in place of the service's file, which stays marked then.
 func (r *Record) Proven(good Good, fallback bool) {
 	good.Version = text(good.Version)
-	r.unmark(good.Identity)
+	r.Unmark(good.Identity)
 	r.Good, r.Attempt = &good, nil
 	switch {
 	case !fallback:
