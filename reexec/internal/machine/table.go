@@ -123,8 +123,10 @@ var rows = map[State]row{
 		Serve:    to(Trial, Accept),
 		Promote:  to(Serving, promoted...),
 		Undo:     to(Gone, Exit),
-		// The predecessor died before it read the offer, so the file names it.
-		Orphaned: to(Serving, with([]Action{NameSelf}, with(becomeMain, AnnounceAdopted)...)...),
+		// The predecessor died before it told us to serve. It may have
+		// acknowledged commits that we have not heard of; and the file names it, so
+		// that systemd stops us with it. The fd store has all, for the next start.
+		Orphaned: to(Gone, ExitFailed),
 		Stop:     to(Gone, Exit),
 		Hurry:    to(Gone, Exit),
 	}),
