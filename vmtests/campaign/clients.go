@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -171,34 +172,12 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// exchangeDatagrams sends a datagram and waits for its echo, again and again. One that is lost is one that
-// has no answer in time, also if the service is started again meanwhile on a busy machine.
+// exchangeDatagrams sends a datagram and waits for its echo, again and again. One that waits in the queue of the
+// socket is late, and not lost: that shows when one that was sent after it is answered, and it is not.
 func (s *System) exchangeDatagrams(ctx context.Context, c *clients, one *client) {
-	const patience = 5 * time.Second
-	buf := make([]byte, 100)
 	for n := 0; ctx.Err() == nil; n++ {
 		r := load.Result{Mode: one.name, Start: now()}
-		err := func() error {
-			conn, err := s.network.dial(ctx, "udp", "127.0.0.1:8082")
-			if err != nil {
-				return fmt.Errorf("connect: %w", err)
-			}
-			defer conn.Close()
-			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-				return err
-			}
-			if _, err := fmt.Fprintf(conn, "%d", n); err != nil {
-				return err
-			}
-			got, err := conn.Read(buf)
-			if err == nil && string(buf[:got]) != fmt.Sprint(n) {
-				return fmt.Errorf("got %q, want %d", buf[:got], n)
-			}
-			if errors.Is(err, unix.ECONNREFUSED) {
-				return fmt.Errorf("connect: %w", err) // there is no socket
-			}
-			return err
-		}()
+		err := s.exchangeDatagram(ctx, n)
 		if ctx.Err() != nil {
 			return
 		}
@@ -209,6 +188,39 @@ func (s *System) exchangeDatagrams(ctx context.Context, c *clients, one *client)
 		c.add(one, r)
 		pause(ctx, 20*time.Millisecond)
 	}
+}
+
+func (s *System) exchangeDatagram(ctx context.Context, n int) error {
+	const patience = 300 * time.Millisecond
+	conn, err := s.network.dial(ctx, "udp", "127.0.0.1:8082")
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close()
+	buf := make([]byte, 100)
+	limit := time.Now().Add(clientTimeout)
+	for try := 0; ctx.Err() == nil; try++ {
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(conn, "%d.%d", n, try)
+		got := 0
+		if err == nil {
+			got, err = conn.Read(buf)
+		}
+		switch {
+		case errors.Is(err, unix.ECONNREFUSED):
+			return fmt.Errorf("connect: %w", err) // there is no socket
+		case errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(limit):
+			continue
+		case err != nil:
+			return err
+		case string(buf[:got]) != fmt.Sprintf("%d.0", n):
+			return fmt.Errorf("answered %q, and not %d.0 before", buf[:got], n)
+		}
+		return nil
+	}
+	return context.Cause(ctx)
 }
 
 // count asks the service to count, one request after the other. The service acknowledges a count when it is

@@ -170,7 +170,7 @@ func faults() []fault {
 			want: overlap(upgraded("the second request is held until the verdict, and answered with busy then")),
 		},
 		{
-			name: "SIGUSR2 to the successor on trial", line: lineTrial, strike: (*stage).signalSuccessor, look: (*stage).oneMain,
+			name: "SIGUSR2 to the successor on trial", line: lineTrial, strike: (*stage).signalSuccessor, look: (*stage).twoUpgrades,
 			want: overlap(upgraded("who is on trial keeps it, and begins an upgrade when it is main")),
 		},
 	}
@@ -208,6 +208,10 @@ func commandFaults() []fault {
 			if (phase.line == lineCheck || phase.line == lineStart) && w.outcome == control.Stopped {
 				// SIGTERM is for all processes; the pre-check and a successor that starts do not catch it.
 				w.or = control.Refused
+			}
+			if phase.line == lineTrial && w.outcome == control.Stopped {
+				// It may reach the successor first, which says that it leaves.
+				w.or = control.RolledBack
 			}
 			args := []string{verb}
 			if verb == "stop" || verb == "restart" {
@@ -402,6 +406,22 @@ func (s *stage) signalNth(n int) error {
 		return fmt.Errorf("%d processes (%v), want main and its successor", len(all), err)
 	}
 	return all[n].signal(unix.SIGUSR2)
+}
+
+// twoUpgrades waits for the second one, which begins when the first is over.
+func (s *stage) twoUpgrades(ctx context.Context) error {
+	const verdict = "msg=verdict outcome=upgraded"
+	after := s.place
+	for _, l := range s.journal.since(s.place) {
+		after++
+		if strings.Contains(l.text, verdict) {
+			break
+		}
+	}
+	if _, err := s.journal.wait(ctx, after, verdict); err != nil {
+		return err
+	}
+	return s.oneMain(ctx)
 }
 
 // oneMain says that no two versions take each other for a predecessor: that is what settle waits for. What is

@@ -32,7 +32,7 @@ type KillOptions struct {
 }
 
 // killTiming makes rounds short: an upgrade takes a fifth of a second.
-var killTiming = timing{check: 10 * time.Second, start: 10 * time.Second, probation: 80 * time.Millisecond, beat: 40 * time.Millisecond, drain: 5 * time.Second}
+var killTiming = timing{check: 10 * time.Second, start: 10 * time.Second, probation: 120 * time.Millisecond, beat: 80 * time.Millisecond, drain: 5 * time.Second}
 
 // roundLimit bounds a round on a busy machine.
 const roundLimit = time.Minute
@@ -124,6 +124,7 @@ type round struct {
 	outage    time.Duration // the longest time that a new client has waited
 	lost      int           // requests that went with the process that was answering them
 	loose     int           // the same, where it was told by time
+	unkept    int           // counts that could not be kept, and so were not acknowledged
 	problems  []string
 }
 
@@ -314,8 +315,13 @@ func (s *System) status(ctx context.Context) (control.Status, error) {
 
 // examine looks for what must not be.
 func (k *killer) examine(ctx context.Context, r *round) error {
+	k.noteHung()
 	failures, backward := k.clients.take()
 	for _, f := range failures {
+		if strings.HasPrefix(f.Error, statusUnkept) {
+			r.unkept++
+			continue
+		}
 		switch k.judge(f) {
 		case excused:
 			r.lost++
@@ -366,6 +372,16 @@ func (k *killer) examine(ctx context.Context, r *round) error {
 	return nil
 }
 
+// noteHung adds what main has killed because it gave no sign of life: that is another's doing on a machine
+// that is too busy, and the same loss.
+func (k *killer) noteHung() {
+	for _, l := range k.journal.since(k.place) {
+		if strings.Contains(l.text, " on=hung ") {
+			k.incidents = append(k.incidents, &incident{at: l.at - int64(time.Second), died: l.at, loose: true})
+		}
+	}
+}
+
 // judgement says whether a failed request was lost with the process that was answering it.
 type judgement int
 
@@ -376,7 +392,7 @@ const (
 )
 
 // atDeath is how long after a death its end reaches a client on a busy machine.
-const atDeath = int64(300 * time.Millisecond)
+const atDeath = int64(500 * time.Millisecond)
 
 func (k *killer) judge(f failure) judgement {
 	for _, i := range slices.Backward(k.incidents) {

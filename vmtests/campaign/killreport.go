@@ -95,12 +95,12 @@ func (r *KillReport) String() string {
 		}
 		return n
 	}
-	lost, loose := 0, 0
+	lost, loose, unkept := 0, 0, 0
 	byVersion := make(map[vmtests.Version]int)
 	byActAndPhase := make(map[string]map[string]int)
 	outcomes := make(map[string]int)
 	for _, one := range r.rounds {
-		lost, loose = lost+one.lost, loose+one.loose
+		lost, loose, unkept = lost+one.lost, loose+one.loose, unkept+one.unkept
 		byVersion[one.systemd]++
 		if byActAndPhase[one.struck] == nil {
 			byActAndPhase[one.struck] = make(map[string]int)
@@ -140,13 +140,14 @@ func (r *KillReport) String() string {
 	fmt.Fprintf(&b, `
 lost with the process that was answering them        %6d requests
   the same, told by the time of its death            %6d
+commits that were not kept, nor acknowledged         %6d
 connections refused                                  %6d
 other requests lost                                  %6d
 commits lost                                         %6d
 listeners lost                                       %6d
 units left failed                                    %6d
 other problems                                       %6d
-`, lost, loose, count("refused"), count("lost"), count("commit lost"), count("listener "), count("failed units"), count("journal"))
+`, lost, loose, unkept, count("refused"), count("lost"), count("commit lost"), count("listener "), count("failed units"), count("journal"))
 	for i, p := range r.Problems() {
 		if i == 20 {
 			fmt.Fprintln(&b, "and more")

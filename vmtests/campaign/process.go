@@ -159,43 +159,38 @@ func (p *process) runs() (bool, error) {
 	return false, nil
 }
 
-// inodes returns those of the sockets that p has.
-func (p *process) inodes() (map[uint64]bool, error) {
-	dir := fmt.Sprintf("/proc/%d/fd", p.host)
-	names, err := os.ReadDir(dir)
-	if vanished(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	found := make(map[uint64]bool)
-	for _, name := range names {
-		target, err := os.Readlink(dir + "/" + name.Name())
-		if err != nil {
-			continue // closed meanwhile
-		}
-		number, ok := strings.CutPrefix(target, "socket:[")
-		if inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64); ok && err == nil {
-			found[inode] = true
-		}
-	}
-	return found, nil
-}
-
-// clients returns the ports of the clients whose TCP connections p has accepted.
+// clients returns the ports of the clients whose TCP connections p has accepted. It takes a copy of each socket
+// and asks that: the tables of /proc/net are not read in one piece, and may lack some while others change.
 func (p *process) clients() (map[int]bool, error) {
-	mine, err := p.inodes()
+	pidfd, err := unix.PidfdOpen(p.host, 0)
 	if err != nil {
+		return nil, ignoreEnded(err)
+	}
+	defer unix.Close(pidfd)
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.host))
+	if err != nil {
+		if vanished(err) {
+			return nil, nil
+		}
 		return nil, err
 	}
 	ports := make(map[int]bool)
-	err = eachSocket(p.host, "tcp", func(local, remote int, state string, inode uint64) {
-		if mine[inode] && remote != 0 {
-			ports[remote] = true
+	for _, name := range names {
+		number, err := strconv.Atoi(name.Name())
+		if err != nil {
+			return nil, err
 		}
-	})
-	return ports, err
+		fd, err := unix.PidfdGetfd(pidfd, number, 0)
+		if err != nil {
+			continue // it is a stopped process's, so it has ended
+		}
+		peer, err := unix.Getpeername(fd)
+		_ = unix.Close(fd)
+		if tcp, ok := peer.(*unix.SockaddrInet4); ok && err == nil {
+			ports[tcp.Port] = true
+		}
+	}
+	return ports, nil
 }
 
 // eachSocket calls visit for the sockets of a protocol in the network of a process (proc_net(5)).
