@@ -46,6 +46,8 @@ type client struct {
 	Failed int
 	// Redialled counts idle connections that the server had closed.
 	Redialled int
+	// Longest is how long an answer took at most: as long as the service was away.
+	Longest time.Duration
 }
 
 // A failure is a request that was not answered.
@@ -116,6 +118,7 @@ func (c *clients) add(one *client, r load.Result) {
 	}
 	if r.Error == "" {
 		one.OK++
+		one.Longest = max(one.Longest, time.Duration(r.End-r.Start))
 	} else {
 		one.Failed++
 		c.failures = append(c.failures, failure{one.name, r})

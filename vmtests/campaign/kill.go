@@ -86,7 +86,7 @@ func killOn(ctx context.Context, programs *Programs, o KillOptions, v vmtests.Ve
 			report.log(k.story(ctx))
 		}
 	}
-	report.addClients(v, c)
+	report.addClients(c)
 	return nil
 }
 
@@ -121,10 +121,9 @@ type round struct {
 	struck    string // what the process was: its state, or "no process"
 	verdict   string // of the upgrade, as far as one was told
 	restarted bool
-	outage    time.Duration // the longest time that a new client has waited
-	lost      int           // requests that went with the process that was answering them
-	loose     int           // the same, where it was told by time
-	unkept    int           // counts that could not be kept, and so were not acknowledged
+	lost      int // requests that went with the process that was answering them
+	loose     int // the same, where it was told by time
+	unkept    int // counts that could not be kept, and so were not acknowledged
 	problems  []string
 }
 

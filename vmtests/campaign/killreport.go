@@ -51,7 +51,7 @@ func (r *KillReport) add(one *round) {
 	}
 }
 
-func (r *KillReport) addClients(_ vmtests.Version, c *clients) {
+func (r *KillReport) addClients(c *clients) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.mu.Lock()
@@ -66,6 +66,7 @@ func (r *KillReport) addClients(_ vmtests.Version, c *clients) {
 		sum.OK += one.OK
 		sum.Failed += one.Failed
 		sum.Redialled += one.Redialled
+		sum.Longest = max(sum.Longest, one.Longest)
 	}
 }
 
@@ -132,10 +133,10 @@ func (r *KillReport) String() string {
 	for _, end := range slices.Sorted(maps.Keys(outcomes)) {
 		fmt.Fprintf(&b, "%-60s  %6d\n", end, outcomes[end])
 	}
-	fmt.Fprintf(&b, "\n%-20s  %10s  %8s  %12s\n", "clients", "answered", "failed", "redialled")
+	fmt.Fprintf(&b, "\n%-20s  %10s  %8s  %12s  %14s\n", "clients", "answered", "failed", "redialled", "longest wait")
 	for _, name := range r.order {
 		c := r.clients[name]
-		fmt.Fprintf(&b, "%-20s  %10d  %8d  %12d\n", name, c.OK, c.Failed, c.Redialled)
+		fmt.Fprintf(&b, "%-20s  %10d  %8d  %12d  %14v\n", name, c.OK, c.Failed, c.Redialled, c.Longest.Round(time.Millisecond))
 	}
 	fmt.Fprintf(&b, `
 lost with the process that was answering them        %6d requests

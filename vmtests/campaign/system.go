@@ -35,7 +35,6 @@ type Programs struct {
 	dir      string
 	victim   []byte
 	holdfast string
-	foreign  []byte // victim for another architecture
 }
 
 // Build compiles the programs. The caller closes them.
