@@ -84,6 +84,11 @@ func upgraded(why string) want {
 	return want{outcome: control.Upgraded, reload: succeeds, why: why}
 }
 
+// alike is for faults that come before anything is done in either mode.
+func alike(w want) map[reexec.Mode]want {
+	return map[reexec.Mode]want{reexec.Overlap: w, reexec.InPlace: w}
+}
+
 func overlap(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.Overlap: w} }
 
 // Lines that the service logs at the begin of the phases of an upgrade.
@@ -99,28 +104,28 @@ const (
 func faults() []fault {
 	const nothing = "it is not started, so nothing can have changed"
 	rows := []fault{
-		{name: "the file is missing", put: (*stage).removeBinary, want: overlap(refused("no such file", nothing))},
-		{name: "the file is not executable", put: func(s *stage) error { return s.put(s.programs.victim, 0o644) }, want: overlap(refused("is not executable", nothing))},
-		{name: "the file is of another architecture", put: (*stage).putForeign, want: overlap(refused("is built for", nothing))},
+		{name: "the file is missing", put: (*stage).removeBinary, want: alike(refused("no such file", nothing))},
+		{name: "the file is not executable", put: func(s *stage) error { return s.put(s.programs.victim, 0o644) }, want: alike(refused("is not executable", nothing))},
+		{name: "the file is of another architecture", put: (*stage).putForeign, want: alike(refused("is built for", nothing))},
 		{name: "the file is cut off", put: func(s *stage) error {
 			return s.put(s.programs.victim[:len(s.programs.victim)/2], 0o755)
-		}, want: overlap(refused("", nothing))},
-		{name: "the file is empty", put: func(s *stage) error { return s.put(nil, 0o755) }, want: overlap(refused("not an ELF", nothing))},
-		{name: "a directory is there", put: (*stage).putDirectory, want: overlap(refused("not a regular file but a directory", nothing))},
+		}, want: alike(refused("", nothing))},
+		{name: "the file is empty", put: func(s *stage) error { return s.put(nil, 0o755) }, want: alike(refused("not an ELF", nothing))},
+		{name: "a directory is there", put: (*stage).putDirectory, want: alike(refused("not a regular file but a directory", nothing))},
 		{name: "a script without an interpreter is there", put: func(s *stage) error {
 			return s.put([]byte("#!/nowhere/at/all\n"), 0o755)
-		}, want: overlap(refused("not an ELF", nothing))},
+		}, want: alike(refused("not an ELF", nothing))},
 		{
 			name: "the file is on a mount with noexec", setUp: (*stage).mountNoexec, takeDown: (*stage).unmountNoexec,
-			want: overlap(refused("is not executable", nothing)),
+			want: alike(refused("is not executable", nothing)),
 		},
 		{
 			name: "the file is removed between check and start", next: "check-waits-for-removal", line: lineCheck, strike: (*stage).removeWhenChecking,
-			want: overlap(upgraded("what was checked is what runs: by its descriptor, which has no name to lose")),
+			want: alike(upgraded("what was checked is what runs: by its descriptor, which has no name to lose")),
 		},
 
-		{name: "its check fails", next: "check-fails", want: overlap(refused("damaged on purpose: the check fails", nothing))},
-		{name: "its check hangs", next: "check-hangs", want: overlap(refused("did not end within", "each phase has a bound"))},
+		{name: "its check fails", next: "check-fails", want: alike(refused("damaged on purpose: the check fails", nothing))},
+		{name: "its check hangs", next: "check-hangs", want: alike(refused("did not end within", "each phase has a bound"))},
 		{name: "it exits with 0", next: "exits-0", want: overlap(refused("", "it was not ready, so it has accepted nothing"))},
 		{name: "it panics at start", next: "panics", want: overlap(refused("damaged on purpose: panic at start", "it was not ready"))},
 		{name: "it hangs at start", next: "hangs", want: overlap(refused("not ready within", "each phase has a bound"))},

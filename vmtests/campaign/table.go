@@ -223,8 +223,8 @@ func (s *stage) judgeRow(seen *seen, w want, begun int64, unkept bool) {
 	}
 	failures, _ := s.clients.take()
 	for _, f := range failures {
-		// At a stop an idle connection may end under a request that is on its way: such is life with HTTP/1.1.
-		if f.Start < begun || w.restarted && f.Reused && f.Broken || unkept && strings.HasPrefix(f.Error, statusUnkept) || w.stops && f.bound() {
+		// What is not kept is not acknowledged either: systemd hears nobody while it stops the service. And then an idle connection may end under a request that is on its way: such is life with HTTP/1.1.
+		if f.Start < begun || w.restarted && f.Reused && f.Broken || (unkept || w.restarted) && strings.HasPrefix(f.Error, statusUnkept) || w.stops && f.bound() {
 			continue
 		}
 		if seen.lost++; seen.lost <= 10 && (!w.loses || f.refused()) {
