@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package counters
+package main
 
 import (
 	"bufio"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,84 +16,33 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-go/holdfast/reexec"
 	"github.com/holdfast-go/holdfast/reexec/reexectest"
 )
 
-func TestMain(m *testing.M) { reexectest.Main(m, service) }
+func TestMain(m *testing.M) { reexectest.Main(m, main) }
 
-// service counts its requests, and shows them at /metrics.
-func service() {
-	probation := flag.Duration("probation", time.Microsecond, "")
-	flag.Parse()
-	svc, err := reexec.New(reexec.Options{Name: "counting", Probation: *probation})
-	if err != nil {
-		log.Fatal(err)
-	}
-	requests := prometheus.NewCounter(prometheus.CounterOpts{Name: "requests_total", Help: "r"})
-	latency := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "latency_seconds", Help: "l", NativeHistogramBucketFactor: 1.1})
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(requests, latency)
-	gatherer, err := Continue(svc, registry)
-	if err != nil {
-		log.Fatal(err)
-	}
-	ln, err := svc.Listen("http", "tcp", "127.0.0.1:0")
-	if err != nil {
-		log.Fatal(err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		began := time.Now()
-		requests.Inc()
-		latency.Observe(time.Since(began).Seconds())
-		_, _ = io.WriteString(w, "counted\n")
+func TestUpgrade(t *testing.T) {
+	reexectest.TestUpgrade(t, reexectest.Service{
+		Options: reexectest.Options{Units: "systemd", Files: dropIn("-probation=1us")},
+		OnTrial: dropIn("-probation=1s"),
+		Clients: reexectest.HTTP{Socket: "http"},
 	})
-	mux.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
-		families, err := gatherer.Gather()
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		encoder := expfmt.NewEncoder(w, expfmt.NewFormat(expfmt.TypeTextPlain))
-		for _, f := range families {
-			if err := encoder.Encode(f); err != nil {
-				return
-			}
-		}
-	})
-	svc.Serve(&http.Server{Handler: mux}, ln)
-	if err := svc.Run(context.Background()); err != nil {
-		log.Fatal(err)
+}
+
+func dropIn(args string) map[string]string {
+	return map[string]string{
+		"counting.service.d/test.conf": "[Service]\nExecStart=\nExecStart=/usr/bin/counting " + args + "\nRestartSec=50ms\n",
 	}
 }
 
 // patience bounds what has no other end.
 const patience = 30 * time.Second
 
-func startService(t *testing.T, arguments string) *reexectest.Unit {
+func start(t *testing.T, args string) *reexectest.Unit {
 	t.Helper()
-	return reexectest.Start(t, reexectest.Options{Files: map[string]string{
-		"counting.service": `[Unit]
-StartLimitIntervalSec=0
-[Service]
-Type=notify
-NotifyAccess=main
-PIDFile=%t/counting/main.pid
-ExecStart=/usr/bin/counting ` + arguments + `
-ExecReload=/usr/bin/holdfast reload --socket=%t/counting/control.sock --timeout=60s
-KillMode=control-group
-Restart=on-failure
-RestartSec=50ms
-FileDescriptorStoreMax=16
-RuntimeDirectory=counting
-`,
-		"counting.socket": "[Socket]\nListenStream=127.0.0.1:8080\nFileDescriptorName=http\n",
-	}})
+	return reexectest.Start(t, reexectest.Options{Units: "systemd", Files: dropIn(args)})
 }
 
 // scraper is a client that sees whether anything falls.
@@ -135,8 +82,11 @@ func (s *scraper) scrape(ctx context.Context) (float64, error) {
 		if !ok || strings.HasPrefix(series, "#") {
 			continue
 		}
-		if now[series], err = strconv.ParseFloat(value, 64); err != nil {
-			return 0, err
+		// The rest is of one process.
+		if strings.HasPrefix(series, "requests_") || strings.HasPrefix(series, "latency_") {
+			if now[series], err = strconv.ParseFloat(value, 64); err != nil {
+				return 0, err
+			}
 		}
 	}
 	for series, before := range s.seen {
@@ -150,9 +100,9 @@ func (s *scraper) scrape(ctx context.Context) (float64, error) {
 
 // A service that counts under load: across upgrades, rollbacks and a stop every
 // request is in the sum, and no scraper sees anything fall.
-func TestServiceContinues(t *testing.T) {
+func TestCountersContinue(t *testing.T) {
 	t.Parallel()
-	u := startService(t, "-probation=300ms")
+	u := start(t, "-probation=300ms")
 	load := startLoad(t, u)
 	scrapers := startScrapers(t, u)
 	for version := 2; version <= 6; version++ {
@@ -185,9 +135,9 @@ func TestServiceContinues(t *testing.T) {
 }
 
 // After kill -9 nothing is less than what was seen.
-func TestServiceContinuesAfterCrash(t *testing.T) {
+func TestCountersOutliveCrashes(t *testing.T) {
 	t.Parallel()
-	u := startService(t, "")
+	u := start(t, "-probation=1us")
 	load := startLoad(t, u)
 	s := newScraper(u, false)
 	for range 5 {
