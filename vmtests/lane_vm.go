@@ -117,7 +117,7 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 			// The root's disk is the second one: whoever counts on /dev/nvme0n1 fails at once, not in one boot of many.
 			"-drive", "id=guest,if=none,format=raw,readonly=on,file=" + program, "-device", "nvme,drive=guest,serial=" + guestSerial,
 			"-drive", "id=root,if=none,format=raw,snapshot=on,file=" + filepath.Join(v.image.Dir, diskFile), "-device", "nvme,serial=root,drive=root",
-			"-chardev", "socket,id=port,server=on,wait=off,path=" + port, "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + guestPort,
+			"-chardev", "socket,id=port,server=on,wait=off,path=" + port, "-device", "virtio-serial-pci", "-device", "virtserialport,id=port,chardev=port,name=" + guestPort, // events are of what has an id
 			"-chardev", "socket,id=monitor,path=" + monitor, "-mon", "chardev=monitor,mode=control",
 			"-device", "virtio-rng-pci",
 		})...)
@@ -194,12 +194,27 @@ func (v *vm) reboot(ctx context.Context, kernel bool, trigger func(context.Conte
 		}
 	}
 	seen := v.monitor.Seen()
-	if err := trigger(ctx); err != nil {
-		return err
-	}
-	// The guest's program ends first, by itself or with its kernel.
-	if _, err := v.monitor.Wait(ctx, seen, portClosed); err != nil {
-		return err
+	// The guest's program ends first, by itself or with its kernel. Who waits for an answer of it is told by
+	// nobody: the stream goes on with the next one.
+	triggered, closed := make(chan error, 1), make(chan error, 1)
+	go func() { triggered <- trigger(ctx) }()
+	go func() {
+		_, err := v.monitor.Wait(ctx, seen, portClosed)
+		closed <- err
+	}()
+	for ended := false; !ended; {
+		select {
+		case err := <-triggered:
+			if err != nil {
+				return err
+			}
+			triggered = nil
+		case err := <-closed:
+			if err != nil {
+				return err
+			}
+			ended = true
+		}
 	}
 	if kernel {
 		if _, err := v.monitor.Wait(ctx, seen, func(e qmp.Event) bool { return e.Name == "RESET" }); err != nil {
