@@ -157,7 +157,7 @@ func (m *myapp) uninstall() {
 	m.t.Helper()
 	for _, argv := range [][]string{
 		{"systemctl", "disable", "--now", "--no-warn", myappUnit, myappSocket},
-		{"sh", "-c", "rm -rf /etc/systemd/system/myapp.*"},
+		{"sh", "-c", "rm -rf /etc/systemd/system/myapp.* /var/lib/myapp* /var/lib/private/myapp*"},
 		{"systemctl", "daemon-reload"},
 		{"sh", "-c", "systemctl reset-failed myapp.service myapp.socket || true"}, // unknown ones are fine
 	} {
