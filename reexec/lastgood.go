@@ -4,6 +4,7 @@ package reexec
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -143,7 +144,7 @@ func (g *lastGood) failed(f *os.File, version, reason string) {
 				return nil
 			})
 		}
-		done <- err
+		done <- errors.Join(err, f.Close())
 	}()
 	var err error
 	select {

@@ -16,6 +16,7 @@ import (
 // longRequest is one that is under way when its generation begins to drain.
 type longRequest struct {
 	name    string
+	phase   phase // in which it is when the drain begins
 	handler func(draining <-chan struct{}) http.HandlerFunc
 	before  func(*httpClient) // brings the request under way
 	after   func(*httpClient) // to its end, which the old version answers
@@ -83,6 +84,7 @@ func longRequests(tick <-chan struct{}) []longRequest {
 	const get = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 	return []longRequest{{
 		name:    "long upload",
+		phase:   busy,
 		handler: func(<-chan struct{}) http.HandlerFunc { return echo("A").ServeHTTP },
 		before: func(c *httpClient) {
 			c.write("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
@@ -94,6 +96,7 @@ func longRequests(tick <-chan struct{}) []longRequest {
 		},
 	}, {
 		name:    "streaming answer",
+		phase:   busy,
 		handler: streaming(""),
 		before: func(c *httpClient) {
 			c.write(get)
@@ -105,6 +108,7 @@ func longRequests(tick <-chan struct{}) []longRequest {
 		after: nil, // see below: the test releases the chunks
 	}, {
 		name:    "server-sent events",
+		phase:   busy,
 		handler: streaming("event: goodbye\n\n"),
 		before: func(c *httpClient) {
 			c.write(get)
@@ -121,7 +125,8 @@ func longRequests(tick <-chan struct{}) []longRequest {
 			}
 		},
 	}, {
-		name: "slow reader",
+		name:  "slow reader",
+		phase: busy,
 		handler: func(<-chan struct{}) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) {
 				_, _ = w.Write(bytes.Repeat([]byte("x"), bigAnswer))
@@ -142,6 +147,7 @@ func longRequests(tick <-chan struct{}) []longRequest {
 		},
 	}, {
 		name:    "slow header",
+		phase:   arriving,
 		handler: func(<-chan struct{}) http.HandlerFunc { return echo("A").ServeHTTP },
 		before:  func(c *httpClient) { c.write("POST / HTTP/1.1\r\nHo") },
 		after: func(c *httpClient) {
@@ -162,7 +168,7 @@ func TestLongRequestsEndWhereTheyBegan(t *testing.T) {
 			a := firstGeneration(t, &http.Server{Handler: r.handler(draining)})
 			c := dialHTTP(t, a.ln.Addr())
 			r.before(c)
-			a.waitPhase(busy, 1)
+			a.waitPhase(r.phase, 1)
 			b := a.following(&http.Server{Handler: echo("B")})
 			a.moveTo(linked(t, b, nil))
 			a.mustWait()

@@ -229,7 +229,6 @@ func TestMoveToReceiverAtItsLimit(t *testing.T) {
 		s.release("v2", func(p *plan) { p.NoFile = limit })
 		main := s.mustUpgrade().PID
 		s.waitLog(s.first, "idle connections have moved")
-		adopted := s.status().Adopted
 		moved, stayed := 0, 0
 		for i, c := range clients {
 			pid, leads, err := c.ask(fmt.Sprint("client ", i))
@@ -244,6 +243,7 @@ func TestMoveToReceiverAtItsLimit(t *testing.T) {
 				t.Errorf("client %d: PID %d, leads away: %t", i, pid, leads)
 			}
 		}
+		adopted := s.status().Adopted // one that was late has moved meanwhile
 		// With a quarter of the limit free, and without what the process needs.
 		if moved != adopted || moved < limit/4 || moved > limit*3/4 || moved+stayed != n {
 			t.Errorf("%d moved (%d were adopted), %d stayed", moved, adopted, stayed)
