@@ -30,11 +30,11 @@ func programs(t *testing.T) *campaign.Programs {
 	return p
 }
 
-// A slice of "make campaign": the oldest and the newest systemd, a dozen rounds each.
+// A slice of "make campaign": the oldest and the newest systemd, eight rounds each.
 func TestKill(t *testing.T) {
 	report, err := campaign.Kill(t.Context(), programs(t), campaign.KillOptions{
 		Versions: []vmtests.Version{vmtests.Systemd247, vmtests.Systemd262},
-		Mode:     reexec.Overlap, Seed: 5, Rounds: 24, Log: func(text string) { t.Log(text) },
+		Mode:     reexec.Overlap, Seed: 5, Rounds: 16, Log: func(text string) { t.Log(text) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -43,8 +43,8 @@ func TestKill(t *testing.T) {
 	for _, p := range report.Problems() {
 		t.Error(p)
 	}
-	if report.Rounds() != 24 {
-		t.Errorf("%d rounds, want 24", report.Rounds())
+	if report.Rounds() != 16 {
+		t.Errorf("%d rounds, want 16", report.Rounds())
 	}
 }
 
