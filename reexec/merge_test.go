@@ -5,6 +5,7 @@ package reexec
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
+	"github.com/holdfast-go/holdfast/reexec/internal/stateframe"
 )
 
 // counting is a generation that counts.
@@ -274,3 +276,38 @@ var errDeaf = errors.New("nobody hears")
 type deaf struct{}
 
 func (deaf) update(handover.Update, syscall.Conn) error { return errDeaf }
+
+// What a version says that was undone moves no numbers of the state, and does not
+// make us read without end.
+func TestCountsOfAHostileVersion(t *testing.T) {
+	k := newKeeper(t)
+	g := begins(t, k)
+	x := new(tally)
+	h := g.with("tally", x.merged())
+	for _, c := range []struct {
+		bytes int
+		want  string
+	}{{8, ""}, {maxAdded + 1, "67108865 bytes: at most 67108864"}} {
+		header := stateframe.Header{Name: "tally", Version: 1, Seq: 1<<64 - 1}
+		file, _, err := stateframe.Write(header, func(w io.Writer) error {
+			_, err := w.Write(make([]byte, c.bytes))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := len(h.status().Refused)
+		g.update(handover.Update{Descriptor: handover.Descriptor{Role: roleState, Name: "tally"}, Added: true}, file)
+		if _, err := file.Stat(); err == nil {
+			t.Errorf("%d bytes: the frame stays open", c.bytes)
+		}
+		if refused := h.status().Refused[before:]; c.want != "" && (len(refused) != 1 || !strings.Contains(refused[0], c.want)) {
+			t.Errorf("%d bytes: refused %q, want %q", c.bytes, refused, c.want)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.seq > 1<<32 {
+		t.Errorf("the state counts its frames from %d on", h.seq)
+	}
+}

@@ -152,15 +152,25 @@ func (ss *states) update(u handover.Update, file *os.File) {
 	}
 	h.sending.Lock() // not before the state was loaded
 	defer h.sending.Unlock()
-	h.saw(f.Seq)
 	if u.Added {
+		// It may be of a version that was undone, and is not believed more than it
+		// must be: its number says nothing, and reading it costs memory.
+		if f.Length > maxAdded {
+			h.refuse("what another generation has counted", fmt.Errorf("%d bytes: at most %d", f.Length, maxAdded))
+			f.close()
+			return
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
 		defer cancel()
 		h.add(ctx, f)
-	} else {
-		h.replace(f)
+		return
 	}
+	h.saw(f.Seq)
+	h.replace(f)
 }
+
+// maxAdded bounds what another generation has counted since it said so last.
+const maxAdded = 64 << 20
 
 // replace keeps a newer frame of the predecessor for the moment at which it is
 // needed: when this generation becomes main.
