@@ -364,7 +364,12 @@ func (k *killer) examine(ctx context.Context, r *round) error {
 		if _, verdict, ok := strings.Cut(l.text, `msg=verdict outcome=`); ok {
 			r.verdict = strings.Trim(strings.SplitN(verdict, " seconds=", 2)[0], `"`)
 		}
-		if strings.Contains(l.text, "level=ERROR") {
+		switch {
+		case strings.Contains(l.text, "state is not committed"):
+			// It was main until systemd was told of a successor that died at that moment; what it has
+			// acknowledged is in the store.
+			r.unkept++
+		case strings.Contains(l.text, "level=ERROR"):
 			r.problem("journal: %s", l.text)
 		}
 	}
