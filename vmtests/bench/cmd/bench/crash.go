@@ -83,15 +83,15 @@ type crashes struct {
 
 // crashed is what became of one subject.
 type crashed struct {
-	Subject    string        `json:"subject"`
-	Title      string        `json:"title"`
-	RestartSec time.Duration `json:"restart_sec_ns"` // what systemd waits on purpose; 0 for a restart
-	Error      string        `json:"error,omitempty"`
-	Rounds     []crashRound  `json:"rounds"`
+	Subject string        `json:"subject"`
+	Title   string        `json:"title"`
+	Pause   time.Duration `json:"restart_sec_ns"` // what systemd waits on purpose; 0 for a restart
+	Error   string        `json:"error,omitempty"`
+	Rounds  []crashRound  `json:"rounds"`
 
 	Total quartiles `json:"total"` // from the signal, or systemctl, to the first answer of the next process
-	Work  quartiles `json:"work"`  // the same less RestartSec
-	Exec  quartiles `json:"exec"`  // until systemd executes the next process, less RestartSec
+	Work  quartiles `json:"work"`  // the same less Pause
+	Exec  quartiles `json:"exec"`  // until systemd executes the next process, less Pause
 	Start quartiles `json:"start"` // from there to its first answer
 	// Ratios of the medians to those of the first subject.
 	TotalRatio float64 `json:"total_ratio"`
@@ -127,8 +127,8 @@ func quartilesOf(rounds []crashRound, value func(crashRound) time.Duration) quar
 func (c *crashes) sumUp() {
 	for _, s := range c.Subjects {
 		s.Total = quartilesOf(s.Rounds, func(r crashRound) time.Duration { return time.Duration(r.First - r.Begin) })
-		s.Work = quartilesOf(s.Rounds, func(r crashRound) time.Duration { return time.Duration(r.First-r.Begin) - s.RestartSec })
-		s.Exec = quartilesOf(s.Rounds, func(r crashRound) time.Duration { return time.Duration(r.Exec-r.Begin) - s.RestartSec })
+		s.Work = quartilesOf(s.Rounds, func(r crashRound) time.Duration { return time.Duration(r.First-r.Begin) - s.Pause })
+		s.Exec = quartilesOf(s.Rounds, func(r crashRound) time.Duration { return time.Duration(r.Exec-r.Begin) - s.Pause })
 		s.Start = quartilesOf(s.Rounds, func(r crashRound) time.Duration { return time.Duration(r.First - r.Exec) })
 		s.TotalRatio = stats.Ratio(s.Total.P50, c.Subjects[0].Total.P50)
 		s.WorkRatio = stats.Ratio(s.Work.P50, c.Subjects[0].Work.P50)
@@ -222,7 +222,7 @@ func (b *bench) startCrasher(ctx context.Context, m *vmtests.Machine, s crashSub
 	if !s.restart {
 		text, err := m.Prop(ctx, one.unit, "RestartUSec")
 		if err == nil {
-			one.result.RestartSec, err = time.ParseDuration(text)
+			one.result.Pause, err = time.ParseDuration(text)
 		}
 		if err != nil {
 			return nil, err

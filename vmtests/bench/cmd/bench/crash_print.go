@@ -18,7 +18,7 @@ func printCrashes(out io.Writer, all []*crashes) error {
 		fmt.Fprintln(t, "\trounds\tp25\tmedian\tp75\tworst\tRestartSec\trest p25\tmedian\tp75\tuntil exec\tto answer\tto restart\trest to it\tfailed\t")
 		for _, s := range c.Subjects {
 			fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", s.Subject, len(s.Rounds),
-				ms(s.Total.P25), ms(s.Total.P50), ms(s.Total.P75), ms(s.Total.Worst), ms(s.RestartSec),
+				ms(s.Total.P25), ms(s.Total.P50), ms(s.Total.P75), ms(s.Total.Worst), ms(s.Pause),
 				ms(s.Work.P25), ms(s.Work.P50), ms(s.Work.P75), ms(s.Exec.P50), ms(s.Start.P50), ratio(s.TotalRatio), ratio(s.WorkRatio), s.Failed)
 		}
 		if err := t.Flush(); err != nil {

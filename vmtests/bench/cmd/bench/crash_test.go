@@ -13,7 +13,7 @@ import (
 
 func TestSumUpOfCrashes(t *testing.T) {
 	const ms = int64(time.Millisecond)
-	restart, killed := &crashed{Subject: "restart"}, &crashed{Subject: "killed", RestartSec: 200 * time.Millisecond}
+	restart, killed := &crashed{Subject: "restart"}, &crashed{Subject: "killed", Pause: 200 * time.Millisecond}
 	for i := range int64(4) {
 		restart.Rounds = append(restart.Rounds, crashRound{Begin: i, Exec: i + 60*ms, First: i + (100+i)*ms})
 		killed.Rounds = append(killed.Rounds, crashRound{Begin: i, Exec: i + 300*ms, First: i + (404-i)*ms})
@@ -67,7 +67,7 @@ func TestCrashOnce(t *testing.T) {
 		if len(s.Rounds) != 1 {
 			t.Errorf("%s: %d rounds, want 1", s.Subject, len(s.Rounds))
 		}
-		if (s.RestartSec == 0) != (s.Subject == "restart") || s.Work.P50 <= 0 || s.Exec.P50 <= 0 || s.Start.P50 <= 0 {
+		if (s.Pause == 0) != (s.Subject == "restart") || s.Work.P50 <= 0 || s.Exec.P50 <= 0 || s.Start.P50 <= 0 {
 			t.Errorf("%s: %+v: every part takes time", s.Subject, s)
 		}
 	}
