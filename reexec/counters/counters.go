@@ -28,8 +28,8 @@ const commitTimeout = 2 * time.Second
 type Counters struct {
 	registry prometheus.Gatherer
 	state    interface{ Commit(context.Context) error }
-	// overlaps says whether this is main and has a successor that is no main yet.
-	overlaps func() bool
+	// phase is where this generation is in an upgrade.
+	phase func() phase
 
 	// gathering is held by Gather, so that the shot that a commit takes is its own.
 	gathering sync.Mutex
@@ -37,7 +37,8 @@ type Counters struct {
 	mu     sync.Mutex
 	others others
 	// saved is what another generation or the fd store knows: what was saved last, or
-	// else loaded. What others have added since is not part of it. Nil before either.
+	// else loaded. What others have told this one is not part of it before it is saved, unless
+	// it is what the predecessor says last. Nil before either.
 	saved totals
 	// wanted: the next shot is for Gather, and is put into taken.
 	wanted bool
@@ -63,18 +64,38 @@ func Continue(svc *reexec.Service, registry prometheus.Gatherer) (*Counters, err
 		return nil, fmt.Errorf("counters: continue: %w", err)
 	}
 	c.state = state
-	c.overlaps = func() bool {
-		switch svc.Status().State {
-		case "starting", "probation", "promoting":
-			return true
-		}
-		return false
-	}
+	c.phase = func() phase { return phaseOf(svc.Status().State) }
+	// What was shown before this generation was main is not in the store yet, and the predecessor
+	// may be gone soon.
+	svc.Go(stateName, func(context.Context) error {
+		c.commit()
+		return nil
+	})
 	return c, nil
 }
 
+// phase is what decides about what may be shown.
+type phase int
+
+const (
+	alone    phase = iota // main, or no longer
+	overlaps              // main, with a successor that is not main yet
+	succeeds              // not main yet
+)
+
+// phaseOf takes a state of control.Status.
+func phaseOf(state string) phase {
+	switch state {
+	case "starting", "probation", "promoting":
+		return overlaps
+	case "starting up", "on trial":
+		return succeeds
+	}
+	return alone
+}
+
 func newCounters(registry prometheus.Gatherer) *Counters {
-	return &Counters{registry: registry, others: newOthers(nil)}
+	return &Counters{registry: registry, others: newOthers(nil), phase: func() phase { return alone }}
 }
 
 func newOthers(t totals) others {
@@ -120,7 +141,7 @@ func (c *Counters) Gather() ([]*dto.MetricFamily, error) {
 // commit makes what was counted until now survive. It returns false if what other
 // generations have seen or may see last is to be shown instead.
 func (c *Counters) commit() (known bool) {
-	if c.overlaps() {
+	if c.phase() == overlaps {
 		return false
 	}
 	// A scraper that goes away is no reason not to commit.
@@ -194,6 +215,12 @@ func (c *Counters) merge(version uint32, data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.others.add(added)
+	if c.saved != nil && c.phase() == succeeds {
+		// We are about to be main: the predecessor shows what it tells, and its
+		// connections come here. Not in place: a shot may have it.
+		c.saved = c.saved.clone()
+		c.saved.add(added)
+	}
 	return nil
 }
 

@@ -43,7 +43,6 @@ func begin(t *testing.T, frame []byte, collect ...prometheus.Collector) *Counter
 		}
 	}
 	c.state = commit(func() error { return c.save(&bytes.Buffer{}) })
-	c.overlaps = func() bool { return false }
 	return c
 }
 
@@ -397,9 +396,9 @@ func TestShowsWhatIsKnown(t *testing.T) {
 	answer = context.DeadlineExceeded
 	want(t, "while it is decided who is main", c, "x_total 26")
 	answer = nil
-	c.overlaps = func() bool { return true }
+	c.phase = func() phase { return overlaps }
 	want(t, "while a successor is on trial", c, "x_total 26")
-	c.overlaps = func() bool { return false }
+	c.phase = func() phase { return alone }
 	answer = &reexec.StoreError{Err: reexec.ErrNotMain}
 	want(t, "on the way to another", c, "x_total 26")
 	answer = &reexec.StoreError{Err: errors.New("full")}

@@ -63,7 +63,15 @@ func (w *world) start() *generation {
 	}, []string{"code"})
 	g.registry.MustRegister(g.requests, g.latency, g.sizes, g.limited)
 	g.Counters = newCounters(g.registry)
-	g.state, g.overlaps = g, func() bool { return g.next != nil }
+	g.state, g.phase = g, func() phase {
+		switch {
+		case g.next != nil:
+			return overlaps
+		case g == w.next:
+			return succeeds
+		}
+		return alone
+	}
 	return g
 }
 
@@ -290,9 +298,14 @@ func (w *world) step() {
 		main.main, main.next = false, nil
 		main.to = next
 		main.tell(next)
+		w.scrape("keep-alive", main)
+		if w.r.IntN(2) == 0 {
+			w.scrape("keep-alive", next) // it moves before that has the lease
+		}
 		w.draining = append(w.draining, main)
 		w.main, w.next = next, nil
 		next.main = true
+		next.commit()
 	case event == 2 && next != nil:
 		w.say("roll back")
 		w.next, main.next = nil, nil

@@ -62,6 +62,8 @@ func newScraper(u *reexectest.Unit, keep bool) *scraper {
 	return s
 }
 
+var errFell = errors.New("a counter fell")
+
 // scrape returns the count of requests.
 func (s *scraper) scrape(ctx context.Context) (float64, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
@@ -91,7 +93,7 @@ func (s *scraper) scrape(ctx context.Context) (float64, error) {
 	}
 	for series, before := range s.seen {
 		if after, ok := now[series]; !ok || after < before {
-			return 0, fmt.Errorf("%s: %s was %v, is %v", s.name, series, before, after)
+			return 0, fmt.Errorf("%s: %s: %w: was %v, is %v", s.name, series, errFell, before, after)
 		}
 	}
 	s.seen = now
@@ -157,8 +159,10 @@ func TestCountersOutliveCrashes(t *testing.T) {
 		if count < last || last == 0 {
 			t.Errorf("%v requests after the crash, %v before", count, last)
 		}
-		if u.MainPID() == pid {
-			t.Error("it was not killed")
+		if err := u.WaitFor(t.Context(), reexectest.Condition{Text: "another main process", Holds: func(p reexectest.Properties) bool {
+			return p.MainPID != 0 && p.MainPID != pid
+		}}); err != nil {
+			t.Fatal(err)
 		}
 	}
 	load()
@@ -171,11 +175,10 @@ func untilAnswered(t *testing.T, s *scraper) float64 {
 	defer cancel()
 	for {
 		count, err := s.scrape(ctx)
-		var fell interface{ Timeout() bool }
 		switch {
 		case err == nil:
 			return count
-		case ctx.Err() != nil, !errors.As(err, &fell) && strings.Contains(err.Error(), "was"):
+		case ctx.Err() != nil, errors.Is(err, errFell):
 			t.Fatal(err)
 		}
 	}
