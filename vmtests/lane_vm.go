@@ -220,9 +220,6 @@ func (v *vm) reboot(ctx context.Context, kernel bool, trigger func(context.Conte
 		if _, err := v.monitor.Wait(ctx, seen, func(e qmp.Event) bool { return e.Name == "RESET" }); err != nil {
 			return err
 		}
-		if err := v.onReset(ctx, "shutdown"); err != nil {
-			return err
-		}
 	}
 	if err := v.hangUp(); err != nil {
 		return err
@@ -231,6 +228,10 @@ func (v *vm) reboot(ctx context.Context, kernel bool, trigger func(context.Conte
 	err := v.dial()
 	if !stop() {
 		return context.Cause(ctx)
+	}
+	if err == nil && kernel {
+		// Not before: the firmware resets the machine once more.
+		err = v.onReset(ctx, "shutdown")
 	}
 	return err
 }
