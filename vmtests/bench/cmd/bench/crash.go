@@ -25,6 +25,7 @@ type crashSubject struct {
 	program     string // of cmd/
 	restart     bool   // by "systemctl restart"; else by SIGKILL to its main process
 	stored      int    // descriptors that systemd is to keep for it before that
+	launched    bool   // by "holdfast launch", which is to have a good version before that
 	// unit renders its units; path is where its program is, and address its own.
 	unit func(systemd int, name, path, address string) ([]units.File, error)
 }
@@ -38,23 +39,32 @@ var crashSubjects = []crashSubject{
 		name: "empty", title: "SIGKILL of the empty Go service", program: "empty", unit: emptyUnits,
 	},
 	{
-		name: "holdfast", title: "SIGKILL of Holdfast in the rendered units", program: "holdfast",
-		unit: func(systemd int, name, path, address string) ([]units.File, error) {
-			return units.Render(units.Options{
-				Name: name, Exec: path, Args: []string{"-listen=" + address}, Systemd: systemd,
-				Sockets: []units.Socket{{Name: "toy", Address: address}},
-			})
-		},
+		name: "file", title: "SIGKILL of Holdfast in the rendered units, with --launcher=off", program: "holdfast",
+		unit: toyUnits(true, units.LauncherOff),
 	},
 	{
-		name: "store", title: "SIGKILL of Holdfast without a socket unit: its socket and a state of 1 MiB come from the fd store",
-		program: "holdfast", stored: 2,
-		unit: func(systemd int, name, path, address string) ([]units.File, error) {
-			return units.Render(units.Options{
-				Name: name, Exec: path, Args: []string{"-listen=" + address, "-state=1048576"}, Systemd: systemd,
-			})
-		},
+		name: "launcher", title: "the same as it is rendered: holdfast launch chooses the file", program: "holdfast",
+		launched: true, unit: toyUnits(true, units.LauncherOn),
 	},
+	{
+		name: "store", title: "the same without a socket unit: its socket and a state of 1 MiB come from the fd store",
+		program: "holdfast", launched: true, stored: 2, unit: toyUnits(false, units.LauncherOn, "-state=1048576"),
+	},
+}
+
+// toyUnits renders the units of the toy service on Holdfast, with a socket unit or without.
+func toyUnits(socket bool, launcher units.Launcher, args ...string) func(systemd int, name, path, address string) ([]units.File, error) {
+	return func(systemd int, name, path, address string) ([]units.File, error) {
+		o := units.Options{
+			// It is good soon after its start: see crasher.isReady.
+			Name: name, Exec: path, Args: append([]string{"-listen=" + address, "-probation=100ms"}, args...), Systemd: systemd,
+			Probation: 100 * time.Millisecond, Launcher: launcher,
+		}
+		if socket {
+			o.Sockets = []units.Socket{{Name: "toy", Address: address}}
+		}
+		return units.Render(o)
+	}
 }
 
 // emptyUnits are a socket and a service with nothing that they can do without. It waits before a restart as
@@ -285,9 +295,9 @@ func (c *crasher) round(ctx context.Context) error {
 
 // kill kills the main process and says when.
 func (c *crasher) kill(ctx context.Context) (int64, error) {
-	waiting, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("systemd does not keep %d descriptors after %v", c.subject.stored, answerLimit))
+	waiting, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("not stored or not good after %v", answerLimit))
 	defer cancel()
-	if err := poll(waiting, func() (bool, error) { return c.keeps(ctx) }); err != nil {
+	if err := poll(waiting, func() (bool, error) { return c.isReady(ctx) }); err != nil {
 		return 0, err
 	}
 	pid, err := c.machine.MainPID(ctx, c.unit)
@@ -301,8 +311,15 @@ func (c *crasher) kill(ctx context.Context) (int64, error) {
 	return at, unix.Kill(pid, unix.SIGKILL)
 }
 
-// keeps says whether systemd keeps all that the service stores.
-func (c *crasher) keeps(ctx context.Context) (bool, error) {
+// isReady says whether the service has what it is to have before it is killed: in the fd store, and as its last
+// good version. Without that a file that is killed again and again would be taken for a bad one.
+func (c *crasher) isReady(ctx context.Context) (bool, error) {
+	if c.subject.launched {
+		found, err := c.machine.Output(ctx, "sh", "-c", `ls "/var/lib/$1.holdfast"`, "sh", strings.TrimSuffix(c.unit, ".service"))
+		if err != nil || !strings.Contains(found, "good-") {
+			return false, err
+		}
+	}
 	if c.subject.stored == 0 {
 		return true, nil
 	}
