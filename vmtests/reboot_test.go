@@ -5,6 +5,7 @@ package vmtests_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -115,7 +116,11 @@ func testSoftReboot(t *testing.T, on *vmtests.Machine) {
 			if outlived := before == after; outlived != test.soft {
 				t.Errorf("the socket outlived the soft-reboot: %v, want %v (inode %s, then %s)", outlived, test.soft, before, after)
 			}
-			if test.soft && s.Failed > 0 {
+			cut := 0
+			if on.Version < 258 {
+				cut = survivorClients // the service runs until systemd kills what is left, and serves meanwhile
+			}
+			if test.soft && (refused > 0 || s.Failed > cut) {
 				t.Error(s.FailureText(10))
 			}
 			if !test.soft && refused == 0 {
@@ -140,7 +145,10 @@ func (m *myapp) listener() string {
 // A survivor is a client that no reboot of user space ends.
 type survivor struct{ m *myapp }
 
-const survivorOutput = "/run/survivor.json"
+const (
+	survivorOutput  = "/run/survivor.json"
+	survivorClients = 2
+)
 
 // startSurvivor starts new connections, one after the other, as systemd-soft-reboot.service(8) says that a
 // process may survive.
@@ -150,7 +158,7 @@ func (m *myapp) startSurvivor() survivor {
 	m.run("systemd-run", "--quiet", "--unit=survivor", "--property=DefaultDependencies=no", "--property=SurviveFinalKillSignal=yes",
 		"--property=IgnoreOnIsolate=yes", "--property=StandardOutput=truncate:"+survivorOutput,
 		// Its input must not end.
-		"sh", "-c", "mkfifo /run/survivor.fifo && exec /run/survivor -new=2 -think=10ms -timeout=3m "+myappURL+"/echo <>/run/survivor.fifo")
+		"sh", "-c", fmt.Sprintf("mkfifo /run/survivor.fifo && exec /run/survivor -new=%d -think=10ms -timeout=3m "+myappURL+"/echo <>/run/survivor.fifo", survivorClients))
 	// Its lines come ten times a second, and the third says that it has begun.
 	m.run("timeout", "60", "sh", "-c", "tail -n +1 -f "+survivorOutput+" | sed -n 3q")
 	return survivor{m}
