@@ -158,6 +158,11 @@ func faults() []fault {
 			want:   overlap(want{why: "the request needs a descriptor of main, too: it is not heard, and the reload command gives up when its time is over"}),
 		},
 		{
+			name: "the fd store is too small", setUp: (*stage).shrinkStore, takeDown: (*stage).restoreStore, look: (*stage).saysWhatIsNotStored,
+			unkept: true,
+			want:   alike(upgraded("the store is for crashes, and an upgrade passes what it needs itself; what a crash would lose is said, and not acknowledged")),
+		},
+		{
 			name: "NOTIFY_SOCKET is gone before", setUp: (*stage).hideNotify, release: (*stage).showNotify,
 			want: overlap(refused("notify", "a version that systemd cannot hear must not become main")),
 		},
@@ -359,6 +364,61 @@ func (s *stage) reachLimit(ctx context.Context) error {
 func (s *stage) leaveLimit(ctx context.Context) error {
 	s.closeIdle()
 	return s.Run(ctx, "sh", "-c", "rm "+limitDropIn+" && systemctl daemon-reload && systemctl restart "+unitName)
+}
+
+// storeLimit is FileDescriptorStoreMax= of a row; the service has three sockets of its own and a state.
+const storeLimit, storeNeeds = 2, 4
+
+const storeDropIn = "/run/systemd/system/" + unitName + ".d/store.conf"
+
+// shrinkStore starts the service with an fd store that has not room for all.
+func (s *stage) shrinkStore(ctx context.Context) error {
+	if err := s.WriteFile(ctx, storeDropIn, []byte("[Service]\nFileDescriptorStoreMax="+strconv.Itoa(storeLimit)+"\n"), 0o644); err != nil {
+		return err
+	}
+	return s.startAnew(ctx)
+}
+
+func (s *stage) restoreStore(ctx context.Context) error {
+	if err := os.Remove(s.path(storeDropIn)); err != nil {
+		return err
+	}
+	return s.startAnew(ctx)
+}
+
+// startAnew stops the service, which empties its fd store, and starts it as its unit is now.
+func (s *stage) startAnew(ctx context.Context) error {
+	if err := s.Run(ctx, "sh", "-c", "systemctl stop "+socketName+" "+unitName+" && systemctl daemon-reload && systemctl start "+socketName+" "+unitName); err != nil {
+		return err
+	}
+	return s.atRest(ctx)
+}
+
+// saysWhatIsNotStored waits until the service says in its status, and systemd in that of the unit, that not all
+// is stored. The service stores its sockets when it is main, and that takes a moment.
+func (s *stage) saysWhatIsNotStored(ctx context.Context) error {
+	remedy := fmt.Sprintf("set FileDescriptorStoreMax=%d or more in the .service unit", storeNeeds+1)
+	var last string
+	for {
+		status, err := s.status(ctx)
+		if err != nil {
+			return err
+		}
+		props, err := s.Props(ctx, unitName, "StatusText", "NFileDescriptorStore")
+		if err != nil {
+			return err
+		}
+		stored := strconv.Itoa(len(status.Store.Entries))
+		if strings.HasPrefix(status.Store.Warning, "a crash would lose ") && strings.HasSuffix(status.Store.Warning, remedy) &&
+			stored == strconv.Itoa(storeLimit) && props["NFileDescriptorStore"] == stored &&
+			strings.Contains(props["StatusText"], "the fd store does not keep all") {
+			return nil
+		}
+		last = fmt.Sprintf("warning %q, %s entries; systemd: %v", status.Store.Warning, stored, props)
+		if !pause(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("the status does not say what a crash would lose (%q): %s: %w", remedy, last, context.Cause(ctx))
+		}
+	}
 }
 
 func (s *stage) leaveClients(context.Context) error {
