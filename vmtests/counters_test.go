@@ -116,7 +116,7 @@ func (c *counting) upgrade(version string, onTrial func()) {
 	verdict := make(chan error, 1)
 	go func() { verdict <- c.Run(c.ctx, "systemctl", "reload", c.unit) }()
 	p := c.wait("probation", []string{"StatusText"}, func(p map[string]string) bool {
-		return strings.Contains(p["StatusText"], "is next") || onTrial == nil && c.main() != old
+		return strings.HasPrefix(p["StatusText"], "probation") && strings.Contains(p["StatusText"], "is next") || onTrial == nil && c.main() != old
 	})
 	ends := old
 	if onTrial != nil {

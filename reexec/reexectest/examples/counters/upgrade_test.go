@@ -104,7 +104,7 @@ func (s *scraper) scrape(ctx context.Context) (float64, error) {
 // request is in the sum, and no scraper sees anything fall.
 func TestCountersContinue(t *testing.T) {
 	t.Parallel()
-	u := start(t, "-probation=300ms")
+	u := start(t, "-probation=2s")
 	load := startLoad(t, u)
 	scrapers := startScrapers(t, u)
 	for version := 2; version <= 6; version++ {
@@ -263,12 +263,13 @@ func waitCount(t *testing.T, u *reexectest.Unit, want int64) {
 // onTrial waits until the next version accepts, and returns its PID.
 func onTrial(t *testing.T, u *reexectest.Unit) (pid int) {
 	t.Helper()
-	if err := u.WaitFor(t.Context(), reexectest.StatusText("probation")); err != nil {
+	err := u.WaitFor(t.Context(), reexectest.Condition{Text: "a version on trial", Holds: func(p reexectest.Properties) bool {
+		_, text, _ := strings.Cut(p.StatusText, "(PID ")
+		n, _ := fmt.Sscanf(text, "%d) is next", &pid)
+		return n == 1 && strings.HasPrefix(p.StatusText, "probation")
+	}})
+	if err != nil {
 		t.Fatal(err)
-	}
-	_, text, _ := strings.Cut(u.Show().StatusText, "(PID ")
-	if _, err := fmt.Sscanf(text, "%d) is next", &pid); err != nil {
-		t.Fatalf("status %q: %v", u.Show().StatusText, err)
 	}
 	return pid
 }
