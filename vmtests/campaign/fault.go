@@ -3,6 +3,7 @@
 package campaign
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,9 +29,12 @@ type fault struct {
 	// next is what is wrong with the next version; see cmd/victim. With put, that puts the file in place.
 	next string
 	put  func(*stage) error
+	// verb is what systemctl is asked for, "" for a reload. With ask, that asks in its place, and verb names it.
+	verb string
+	ask  func(*stage, context.Context) error
 	// setUp makes the surroundings of the row before, takeDown undoes it after.
 	setUp, takeDown func(*stage, context.Context) error
-	// release is called when the reload has ended, where the service cannot come to rest before.
+	// release is called when the command has ended, where the service cannot come to rest before.
 	release func(*stage, context.Context) error
 	// strike is called when the service has logged this line, and runs beside the upgrade.
 	line   string
@@ -41,7 +46,10 @@ type fault struct {
 	want map[reexec.Mode]want
 }
 
-// exit is what "systemctl reload" must say.
+// command is what asks for the upgrade.
+func (f fault) command() string { return cmp.Or(f.verb, "reload") }
+
+// exit is what the command must say.
 type exit int
 
 const (
@@ -57,7 +65,7 @@ type want struct {
 	outcome control.Outcome
 	or      control.Outcome // as well; "" for none
 	reason  string          // in the verdict
-	reload  exit
+	exit    exit
 	// restarted: systemd starts the service again.
 	restarted bool
 	// stops: systemd closes what the service has bound itself, and clients of that are refused for a moment.
@@ -81,13 +89,20 @@ func losing(w want) want {
 }
 
 func upgraded(why string) want {
-	return want{outcome: control.Upgraded, reload: succeeds, why: why}
+	return want{outcome: control.Upgraded, exit: succeeds, why: why}
 }
 
-// alike is for faults that come before anything is done in either mode.
+// alike is for what is the same in the modes that upgrade.
 func alike(w want) map[reexec.Mode]want {
 	return map[reexec.Mode]want{reexec.Overlap: w, reexec.InPlace: w}
 }
+
+// anywhere is for what fails before anything is done in any mode.
+func anywhere(w want) map[reexec.Mode]want {
+	return map[reexec.Mode]want{reexec.Overlap: w, reexec.InPlace: w, reexec.Restart: w}
+}
+
+func restart(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.Restart: w} }
 
 func overlap(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.Overlap: w} }
 
@@ -103,29 +118,22 @@ const (
 // (reexec/PROTOCOL.md), not from what was seen.
 func faults() []fault {
 	const nothing = "it is not started, so nothing can have changed"
-	rows := []fault{
-		{name: "the file is missing", put: (*stage).removeBinary, want: alike(refused("no such file", nothing))},
-		{name: "the file is not executable", put: func(s *stage) error { return s.put(s.programs.victim, 0o644) }, want: alike(refused("is not executable", nothing))},
-		{name: "the file is of another architecture", put: (*stage).putForeign, want: alike(refused("is built for", nothing))},
-		{name: "the file is cut off", put: func(s *stage) error {
-			return s.put(s.programs.victim[:len(s.programs.victim)/2], 0o755)
-		}, want: alike(refused("", nothing))},
-		{name: "the file is empty", put: func(s *stage) error { return s.put(nil, 0o755) }, want: alike(refused("not an ELF", nothing))},
-		{name: "a directory is there", put: (*stage).putDirectory, want: alike(refused("not a regular file but a directory", nothing))},
-		{name: "a script without an interpreter is there", put: func(s *stage) error {
-			return s.put([]byte("#!/nowhere/at/all\n"), 0o755)
-		}, want: alike(refused("not an ELF", nothing))},
-		{
-			name: "the file is on a mount with noexec", setUp: (*stage).mountNoexec, takeDown: (*stage).unmountNoexec,
-			want: alike(refused("is not executable", nothing)),
-		},
+	var rows []fault
+	for _, b := range badFiles() {
+		f := fault{name: b.name, put: b.put, want: anywhere(refused(b.reason, nothing))}
+		if b.noexec {
+			f.setUp, f.takeDown = (*stage).mountNoexec, (*stage).unmountNoexec
+		}
+		rows = append(rows, f)
+	}
+	rows = append(rows, []fault{
 		{
 			name: "the file is removed between check and start", next: "check-waits-for-removal", line: lineCheck, strike: (*stage).removeWhenChecking,
 			want: alike(upgraded("what was checked is what runs: by its descriptor, which has no name to lose")),
 		},
 
-		{name: "its check fails", next: "check-fails", want: alike(refused("damaged on purpose: the check fails", nothing))},
-		{name: "its check hangs", next: "check-hangs", want: alike(refused("did not end within", "each phase has a bound"))},
+		{name: "its check fails", next: "check-fails", want: anywhere(refused("damaged on purpose: the check fails", nothing))},
+		{name: "its check hangs", next: "check-hangs", want: anywhere(refused("did not end within", "each phase has a bound"))},
 		{name: "it exits with 0", next: "exits-0", want: overlap(refused("", "it was not ready, so it has accepted nothing"))},
 		{name: "it panics at start", next: "panics", want: overlap(refused("damaged on purpose: panic at start", "it was not ready"))},
 		{name: "it hangs at start", next: "hangs", want: overlap(refused("not ready within", "each phase has a bound"))},
@@ -173,7 +181,7 @@ func faults() []fault {
 
 		{
 			name: "ten clients reload at once", line: lineCheck, strike: (*stage).storm, look: (*stage).oneMain,
-			want: overlap(want{outcome: control.Upgraded, reload: either, why: "one upgrade at a time; who comes during it is told so"}),
+			want: overlap(want{outcome: control.Upgraded, exit: either, why: "one upgrade at a time; who comes during it is told so"}),
 		},
 		{
 			name: "SIGUSR2 to main on trial", line: lineTrial, strike: (*stage).signalMain, look: (*stage).oneMain,
@@ -183,8 +191,8 @@ func faults() []fault {
 			name: "SIGUSR2 to the successor on trial", line: lineTrial, strike: (*stage).signalSuccessor, look: (*stage).twoUpgrades,
 			want: overlap(upgraded("who is on trial keeps it, and begins an upgrade when it is main")),
 		},
-	}
-	return append(rows, commandFaults()...)
+	}...)
+	return slices.Concat(rows, commandFaults(), inPlaceFaults(), restartFaults())
 }
 
 // commandFaults are the commands of systemctl in each phase.
@@ -205,15 +213,15 @@ func commandFaults() []fault {
 				w = want{outcome: control.Stopped, restarted: true, stops: true, why: "stop wins, and all is answered; then its socket starts it again for the next client"}
 			case "restart":
 				// job.c of systemd: a reload that is under way becomes a part of the restart, whose end is its own.
-				w = want{outcome: control.Stopped, reload: either, restarted: true, why: "it is a stop first, and the next file starts; systemd merges the reload into it"}
+				w = want{outcome: control.Stopped, exit: either, restarted: true, why: "it is a stop first, and the next file starts; systemd merges the reload into it"}
 			case "daemon-reload":
 				w = upgraded("systemd keeps what it knows")
 			case "daemon-reexec":
 				w = upgraded("the same; but systemctl loses its connection and returns 1 whatever the verdict")
-				w.reload = either
+				w.exit = either
 			}
 			if over && w.outcome == control.Stopped {
-				w.outcome, w.reload = control.Upgraded, either
+				w.outcome, w.exit = control.Upgraded, either
 			}
 			if (phase.line == lineCheck || phase.line == lineStart) && w.outcome == control.Stopped {
 				// SIGTERM is for all processes; the pre-check and a successor that starts do not catch it.
@@ -240,6 +248,152 @@ func commandFaults() []fault {
 		}
 	}
 	return rows
+}
+
+// A badFile cannot be executed.
+type badFile struct {
+	name   string
+	put    func(*stage) error // nil for a sound one
+	noexec bool               // on a mount with that option
+	reason string             // of the refusal
+}
+
+func badFiles() []badFile {
+	return []badFile{
+		{name: "the file is missing", put: (*stage).removeBinary, reason: "no such file"},
+		{name: "the file is not executable", put: func(s *stage) error { return s.put(s.programs.victim, 0o644) }, reason: "is not executable"},
+		{name: "the file is of another architecture", put: (*stage).putForeign, reason: "is built for"},
+		{name: "the file is cut off", put: func(s *stage) error {
+			return s.put(s.programs.victim[:len(s.programs.victim)/2], 0o755)
+		}},
+		{name: "the file is empty", put: func(s *stage) error { return s.put(nil, 0o755) }, reason: "not an ELF"},
+		{name: "a directory is there", put: (*stage).putDirectory, reason: "not a regular file but a directory"},
+		{name: "a script without an interpreter is there", put: func(s *stage) error {
+			return s.put([]byte("#!/nowhere/at/all\n"), 0o755)
+		}, reason: "not an ELF"},
+		{name: "the file is on a mount with noexec", noexec: true, reason: "is not executable"},
+	}
+}
+
+// restartFaults are those of the mode restart. There a version begins with systemd, which takes whatever file is
+// there, by way of "holdfast launch".
+func restartFaults() []fault {
+	const toType = "restart only: systemctl restart " + unitName
+	rows := []fault{
+		{name: "the file is fit", want: restart(refused(toType, "the answer to a reload is what to type; the pre-check alone has run"))},
+		{
+			name: "SIGUSR2 by hand", verb: "signal", ask: (*stage).signalAndWait,
+			want: restart(want{outcome: control.Refused, reason: toType, exit: succeeds, why: "it asks for the same as a reload; the answer is in the journal"}),
+		},
+		{name: "systemctl restart", verb: "restart", want: restart(want{
+			exit: succeeds, restarted: true, why: "all is answered before it stops, and clients wait in sockets that systemd has",
+		})},
+		{name: "systemctl stop", verb: "stop", want: restart(want{
+			exit: succeeds, restarted: true, stops: true, why: "all is answered; then its socket starts it again for the next client",
+		})},
+		{name: "systemctl daemon-reload", verb: "daemon-reload", want: restart(want{exit: succeeds, why: "systemd keeps what it knows"})},
+		{name: "systemctl daemon-reexec", verb: "daemon-reexec", want: restart(want{
+			exit: either, why: "the same; but systemctl may lose its connection",
+		})},
+	}
+	for _, b := range badFiles() {
+		f := fault{
+			name: "systemctl restart, and " + b.name, verb: "restart", put: b.put, setUp: (*stage).awaitGood, look: (*stage).lastGoodRuns,
+			want: restart(want{exit: succeeds, restarted: true, why: "holdfast launch starts the last good version in its place"}),
+		}
+		if b.noexec {
+			f.setUp = func(s *stage, ctx context.Context) error { return errors.Join(s.awaitGood(ctx), s.mountNoexec(ctx)) }
+			f.takeDown, f.look = (*stage).unmountNoexec, (*stage).execPathsRun
+			f.want = restart(want{exit: succeeds, restarted: true, why: "ExecPaths= of the unit takes the option off in its mounts, so that the file runs; before systemd 248, which has no ExecPaths=, the last good version"})
+		}
+		rows = append(rows, f)
+	}
+	for _, d := range []struct{ name, next, why string }{
+		{"it panics at its start", "always-panics", "the command ends with the first start; " + secondStart},
+		{"it exits with 0 at its start", "always-exits-0", "who ends before READY=1 has failed, with every exit status; " + secondStart},
+	} {
+		rows = append(rows, fault{
+			name: "systemctl restart, and " + d.name, next: d.next, verb: "restart", setUp: (*stage).awaitGood, look: (*stage).lastGoodRuns,
+			want: restart(want{exit: fails, restarted: true, why: d.why}),
+		})
+	}
+	return rows
+}
+
+// secondStart is what becomes of a version that cannot be seen to be bad before it runs.
+const secondStart = "then systemd starts it again, and after three such starts holdfast launch takes the last good version; clients wait in the sockets that systemd has"
+
+// execPathsRun says that what is in a directory of ExecPaths= was started, where systemd knows that.
+func (s *stage) execPathsRun(ctx context.Context) error {
+	if s.Version < 248 {
+		return s.lastGoodRuns(ctx)
+	}
+	status, err := s.status(ctx)
+	if err == nil && status.Version != strconv.Itoa(s.version) {
+		err = fmt.Errorf("version %s runs, want %d", status.Version, s.version)
+	}
+	return err
+}
+
+// inPlaceFaults are those after execve(2), from which there is no way back in the same process.
+func inPlaceFaults() []fault {
+	inPlace := func(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.InPlace: w} }
+	return []fault{
+		{
+			name: "it panics when it is executed", next: "always-panics", setUp: (*stage).awaitGood, look: (*stage).lastGoodRuns,
+			want: inPlace(want{restarted: true, why: "all was answered before; " + secondStart}),
+		},
+		{
+			name: "it exits with 0 when it is executed", next: "always-exits-0", setUp: (*stage).awaitGood, look: (*stage).lastGoodRuns,
+			// job.c of systemd: a unit that is inactive, and not failed, has done its reload, whatever the command said.
+			want: inPlace(want{exit: either, restarted: true, stops: true, why: "to Restart=on-failure that is a stop: its socket starts it again for the next client, after three such starts with the last good version, and what it has bound itself is bound anew"}),
+		},
+		{
+			name: "it is never healthy when it is executed", next: "never-ready-in-place",
+			want: inPlace(want{restarted: true, why: "it ends itself when StartTimeout is over; then systemd starts it, and so it is healthy; clients wait in the sockets that systemd has"}),
+		},
+	}
+}
+
+// signalAndWait asks main for an upgrade by a signal, and returns with the verdict.
+func (s *stage) signalAndWait(ctx context.Context) error {
+	all, err := s.processes()
+	if err != nil || len(all) != 1 {
+		return fmt.Errorf("%d processes (%v), want main alone", len(all), err)
+	}
+	if err := all[0].signal(unix.SIGUSR2); err != nil {
+		return err
+	}
+	_, err = s.journal.wait(ctx, s.place, "msg=verdict outcome=")
+	return err
+}
+
+// awaitGood waits until the version that runs is the last good one.
+func (s *stage) awaitGood(ctx context.Context) error {
+	for {
+		status, err := s.status(ctx)
+		if err != nil {
+			return err
+		}
+		if good := status.LastGood; good != nil && good.Version == status.Version {
+			return nil
+		}
+		if !pause(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("version %s does not become the last good one: %+v: %w", status.Version, status.LastGood, context.Cause(ctx))
+		}
+	}
+}
+
+// lastGoodRuns says that the version that was there before runs again, and that the status says why.
+func (s *stage) lastGoodRuns(ctx context.Context) error {
+	status, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	if good := status.LastGood; good == nil || good.Fallback == "" || good.Version != status.Version {
+		return fmt.Errorf("version %s runs, and not the last good one: %+v", status.Version, good)
+	}
+	return nil
 }
 
 // removeBinary leaves no file.

@@ -55,19 +55,19 @@ func (r *TableReport) add(v vmtests.Version, mode reexec.Mode, f fault, w want, 
 		r.rows = append(r.rows, row)
 	}
 	row.seen[v] = s
-	r.log(fmt.Sprintf("%v  %v  %-50s %s", v, mode, f.name, s))
+	r.log(fmt.Sprintf("%v  %v  %-50s %s", v, mode, f.name, s.text(f)))
 	for _, p := range s.problems {
 		r.log("      PROBLEM " + p)
 	}
 }
 
-// String is what the columns show.
-func (s seen) String() string {
-	text := cmp.Or(string(s.outcome), "no verdict")
-	if s.reload != nil {
-		text += ", reload fails"
+// text is what the columns show.
+func (s seen) text(f fault) string {
+	text := cmp.Or(string(s.outcome), "no verdict") + ", " + f.command()
+	if s.command != nil {
+		text += " fails"
 	} else {
-		text += ", reload succeeds"
+		text += " succeeds"
 	}
 	if s.restarted {
 		text += ", started again"
@@ -75,12 +75,12 @@ func (s seen) String() string {
 	return text + fmt.Sprintf(", %d lost", s.lost)
 }
 
-func (w want) String() string {
+func (w want) text(f fault) string {
 	text := cmp.Or(string(w.outcome), "no verdict")
 	if w.or != "" {
 		text += " or " + string(w.or)
 	}
-	text += ", reload " + w.reload.String()
+	text += ", " + f.command() + " " + w.exit.String()
 	if w.restarted {
 		text += ", started again"
 	}
@@ -123,7 +123,7 @@ func (r *TableReport) String() string {
 			mode = row.mode
 			fmt.Fprintf(&b, "\nmode %v\n", mode)
 		}
-		fmt.Fprintf(&b, "\n%s\n  expected       %s\n                 because %s\n", row.fault.name, row.want, row.want.why)
+		fmt.Fprintf(&b, "\n%s\n  expected       %s\n                 because %s\n", row.fault.name, row.want.text(row.fault), row.want.why)
 		for _, v := range r.options.Versions {
 			s, ok := row.seen[v]
 			if !ok {
@@ -133,7 +133,7 @@ func (r *TableReport) String() string {
 			if len(s.problems) > 0 {
 				mark = "NOT AS EXPECTED"
 			}
-			fmt.Fprintf(&b, "  %v    %s: %s\n", v, mark, s)
+			fmt.Fprintf(&b, "  %v    %s: %s\n", v, mark, s.text(row.fault))
 			for _, p := range s.problems {
 				fmt.Fprintf(&b, "                 PROBLEM %s\n", p)
 			}

@@ -23,6 +23,9 @@ type fault struct {
 	onWire  func(*relay) // sets what happens to the frames of a successor
 }
 
+// inPlaceVariable tells a process that it was executed in place.
+const inPlaceVariable = "HOLDFAST_INPLACE"
+
 // illAfter is when a version that falls ill does: it is on trial by then.
 const illAfter = 150 * time.Millisecond
 
@@ -58,6 +61,11 @@ var faults = map[string]fault{
 	"never-ready": {prepare: func(o *reexec.Options) {
 		o.Health = func(context.Context) error { return errors.New("damaged on purpose: never healthy") }
 	}},
+	"never-ready-in-place": {prepare: func(o *reexec.Options) {
+		if os.Getenv(inPlaceVariable) != "" {
+			o.Health = func(context.Context) error { return errors.New("damaged on purpose: never healthy") }
+		}
+	}},
 	"starts-slowly": {start: func() {
 		if os.Getenv(handoverVariable) != "" {
 			time.Sleep(slow)
@@ -68,6 +76,10 @@ var faults = map[string]fault{
 			time.Sleep(time.Hour)
 		}
 	}},
+
+	// The same at each start.
+	"always-exits-0": {start: func() { os.Exit(0) }},
+	"always-panics":  {start: func() { panic("damaged on purpose: panic at each start") }},
 
 	// On trial.
 	"falls-ill": {prepare: func(o *reexec.Options) {
