@@ -337,20 +337,21 @@ func (s *stage) execPathsRun(ctx context.Context) error {
 
 // inPlaceFaults are those after execve(2), from which there is no way back in the same process.
 func inPlaceFaults() []fault {
+	const carried = "all that was read is answered before, and idle connections, in which a request may be on its way, end with the process"
 	inPlace := func(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.InPlace: w} }
 	return []fault{
 		{
 			name: "it panics when it is executed", next: "always-panics", setUp: (*stage).awaitGood, look: (*stage).lastGoodRuns,
-			want: inPlace(want{restarted: true, why: "all was answered before; " + secondStart}),
+			want: inPlace(want{restarted: true, loses: true, why: carried + "; " + secondStart}),
 		},
 		{
 			name: "it exits with 0 when it is executed", next: "always-exits-0", setUp: (*stage).awaitGood, look: (*stage).lastGoodRuns,
 			// job.c of systemd: a unit that is inactive, and not failed, has done its reload, whatever the command said.
-			want: inPlace(want{exit: either, restarted: true, stops: true, why: "to Restart=on-failure that is a stop: its socket starts it again for the next client, after three such starts with the last good version, and what it has bound itself is bound anew"}),
+			want: inPlace(want{exit: either, restarted: true, stops: true, loses: true, why: carried + "; to Restart=on-failure that is a stop: its socket starts it again for the next client, after three such starts with the last good version, and what it has bound itself is bound anew"}),
 		},
 		{
 			name: "it is never healthy when it is executed", next: "never-ready-in-place",
-			want: inPlace(want{restarted: true, why: "it ends itself when StartTimeout is over; then systemd starts it, and so it is healthy; clients wait in the sockets that systemd has"}),
+			want: inPlace(want{restarted: true, loses: true, why: carried + "; it ends itself when StartTimeout is over; then systemd starts it, and so it is healthy; clients wait in the sockets that systemd has"}),
 		},
 	}
 }

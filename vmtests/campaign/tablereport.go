@@ -85,6 +85,9 @@ func (w want) text(f fault) string {
 		text += ", started again"
 	}
 	if w.stops {
+		if w.loses {
+			return text + ", its own lost, and those of its own sockets"
+		}
 		return text + ", 0 lost, but for its own sockets"
 	}
 	if w.loses {
