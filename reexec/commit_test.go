@@ -188,6 +188,66 @@ func TestCommitBeforeTheLastWordIsLoaded(t *testing.T) {
 	})
 }
 
+// Who waits for Main writes into what the predecessor has left, and not into what
+// Load is about to replace; a load that never ends opens it to nobody.
+func TestMainOpensWhenTheLastWordIsLoaded(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		after func(s *Service, loaded chan struct{})
+		want  bool
+	}{
+		{"loaded", func(_ *Service, loaded chan struct{}) { close(loaded) }, true},
+		{"dropped", func(s *Service, loaded chan struct{}) { s.states.lease.set(leaseNone); close(loaded) }, false},
+		{"ended", func(s *Service, loaded chan struct{}) { close(s.done); synctest.Wait(); close(loaded) }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKeeper(t)
+				first := begins(t, k)
+				x := &text{version: 1}
+				first.with("text", x.exclusive())
+				first.lead(false)
+				next := first.successor(k)
+				y, loaded, loads := &text{version: 1}, make(chan struct{}), 0
+				kind := Exclusive{Version: 1, Save: y.save, Load: func(version uint32, data []byte) error {
+					if loads++; loads > 1 {
+						<-loaded
+					}
+					return y.load(version, data)
+				}}
+				next.with("text", kind.definition())
+				x.set("the last word")
+				first.lease.set(leasePaused)
+				if err := first.yield(t.Context(), &wire{t, next}); err != nil {
+					t.Fatal(err)
+				}
+				s := &Service{states: next.states, main: make(chan struct{}), done: make(chan struct{})}
+				s.states.takeLease(false, func(err error) { t.Error(err) })
+				s.openMain()
+				isOpen := func() bool {
+					synctest.Wait()
+					select {
+					case <-s.Main():
+						return true
+					default:
+						return false
+					}
+				}
+				if isOpen() {
+					t.Error("Main is closed while Load has not returned")
+				}
+				c.after(s, loaded)
+				if got := isOpen(); got != c.want {
+					t.Errorf("Main is closed: %v, want %v", got, c.want)
+				}
+				if got := y.get(); c.want && got != "the last word" {
+					t.Errorf("the state is %q", got)
+				}
+			})
+		})
+	}
+}
+
 // keptText is what a start would restore.
 func keptText(t *testing.T, k *keeper) string {
 	t.Helper()

@@ -507,8 +507,7 @@ func (s *Service) becomeMain() {
 		}
 	}
 	s.mu.Unlock()
-	close(s.main)
-	go s.storeBound()
+	s.openMain()
 	s.beginProving()
 	if r.early || s.predecessor != nil && s.predecessor.signalled {
 		r.early = false
@@ -542,6 +541,34 @@ func (s *Service) becomeMain() {
 			}
 		}()
 	}
+}
+
+// openMain closes Main once what the predecessor has left is loaded. Whoever
+// waits for it is about to write, and the load would replace that.
+func (s *Service) openMain() {
+	open := func() {
+		close(s.main)
+		go s.storeBound()
+	}
+	if !s.states.lease.elsewhere() {
+		open()
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		// It stays closed to them if the load fails, or a stop comes first.
+		if s.states.lease.settled(ctx) == nil && !s.states.lease.elsewhere() {
+			open()
+		}
+	}()
+	go func() {
+		select {
+		case <-s.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // waitAdopted returns when systemd hears us.

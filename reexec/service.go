@@ -51,7 +51,7 @@ type Service struct {
 	upgrades chan os.Signal // SIGUSR2
 	stops    chan os.Signal // SIGTERM and SIGINT, which no flood of others may displace
 	done     chan struct{}  // closed when Run returns
-	main     chan struct{}  // closed when this generation becomes main
+	main     chan struct{}  // closed when this generation is main and has what its predecessor left
 
 	lease    atomic.Bool               // this generation writes what outlives it
 	follower atomic.Pointer[successor] // of the upgrade under way: hears what changes
@@ -275,7 +275,9 @@ func (s *Service) Serve(srv *http.Server, ln net.Listener) {
 }
 
 // Main is closed when this generation becomes main: at the start of the service,
-// or with the verdict of an upgrade.
+// or with the verdict of an upgrade and once Load has put the last word of the
+// predecessor in place, if there is an [Exclusive] state. What is written after
+// that is replaced by nobody.
 func (s *Service) Main() <-chan struct{} { return s.main }
 
 // Draining is closed when this generation begins to drain: another one is
