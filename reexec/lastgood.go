@@ -137,14 +137,14 @@ func (g *lastGood) failed(f *os.File, version, reason string) {
 	done := make(chan error, 1)
 	go func() {
 		id, err := g.identify(f)
-		_ = f.Close()
+		closed := f.Close()
 		if err == nil {
 			err = g.update(func(r *lastgood.Record) error {
 				r.Mark(lastgood.Failure{Identity: id, Version: version, Reason: reason, At: now()})
 				return nil
 			})
 		}
-		done <- errors.Join(err, f.Close())
+		done <- errors.Join(err, closed)
 	}()
 	var err error
 	select {

@@ -3,6 +3,8 @@
 package reexec
 
 import (
+	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -116,6 +118,21 @@ func TestLastGoodRecord(t *testing.T) {
 	}
 	if g.reread(); len(g.status().Failed) != 0 {
 		t.Errorf("after a retry: %+v", g.status())
+	}
+}
+
+// A mark that is written is no reason for a warning.
+func TestMarkIsSilent(t *testing.T) {
+	g := launched(t, false)
+	var log bytes.Buffer
+	g.log = slog.New(slog.NewTextHandler(&log, nil))
+	f := openText(t, "v2")
+	g.failed(f, "2.0.0", "it died")
+	if r := g.onDisk(t); len(r.Failed) != 1 || log.Len() > 0 {
+		t.Errorf("marks: %+v, and the log has: %s", r.Failed, log.String())
+	}
+	if _, err := f.Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the file is open: %v", err)
 	}
 }
 
