@@ -225,7 +225,11 @@ func (g *lastGood) keep() error {
 	}
 	good := lastgood.Good{Identity: id, Version: g.version, Since: now()}
 	if good.Copy, err = g.dir.KeepCopy(program, id); err != nil {
-		return err
+		// It has proven itself all the same: its next crashes count for nothing.
+		return errors.Join(err, g.update(func(r *lastgood.Record) error {
+			r.ProvenWithoutCopy(id)
+			return nil
+		}))
 	}
 	if err := g.update(func(r *lastgood.Record) error {
 		if r.Good != nil && r.Good.Identity == id {

@@ -136,6 +136,45 @@ func TestMarkIsSilent(t *testing.T) {
 	}
 }
 
+// A version that has proven itself where no copy can be made, such as on a full
+// disk, is not taken for one that never comes up after three crashes.
+func TestProvenWithoutCopy(t *testing.T) {
+	g := launched(t, false)
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	id, err := g.identify(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := lastgood.Good{Identity: lastgood.Identity{Size: 1, SHA256: strings.Repeat("0", 64)}, Version: "0.9.0"}
+	if err := g.update(func(r *lastgood.Record) error { r.Proven(older, false); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	// In the way of the copy.
+	if err := os.Mkdir(g.dir.CopyOf(id), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range lastgood.MaxAttempts + 1 {
+		var choice lastgood.Choice
+		if err := g.update(func(r *lastgood.Record) error {
+			choice = r.Choose(lastgood.Candidate{Path: "/usr/bin/myapp", Identity: id}, now())
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if choice.Good {
+			t.Fatalf("the version before starts: %s", choice.Why)
+		}
+		g.proven()
+	}
+	if r := g.onDisk(t); r.Good == nil || r.Good.Version != older.Version {
+		t.Errorf("the good version: %+v, want %s, which has a copy", r.Good, older.Version)
+	}
+}
+
 func TestStoppedEarlyTakesTheAttemptBack(t *testing.T) {
 	g := launched(t, false)
 	if err := g.attempting(openText(t, "v2")); err != nil {

@@ -207,6 +207,16 @@ func (r *Record) Proven(good Good, fallback bool) {
 	}
 }
 
+// ProvenWithoutCopy takes note that a program has proven itself of which there
+// can be no copy, such as on a full disk: the good one stays what it was, and is
+// not started in place of this one.
+func (r *Record) ProvenWithoutCopy(id Identity) {
+	r.Unmark(id)
+	if r.Attempt != nil && r.Attempt.Identity == id {
+		r.Attempt = nil
+	}
+}
+
 // StoppedEarly takes back the count of a start that was stopped in good health
 // before it could prove itself.
 func (r *Record) StoppedEarly() {
