@@ -489,8 +489,7 @@ func (st *fdStore) putBatch(ctx context.Context, batch []storing, names []string
 	room, err := st.probe(ctx)
 	switch {
 	case err != nil:
-		// They may be stored: what is found at the next start is sorted then.
-		clear(names)
+		st.takeBack(names)
 		return &StoreError{Op: "store", Name: batch[0].key, Err: err}
 	case room:
 		for _, stored := range names {
@@ -501,13 +500,9 @@ func (st *fdStore) putBatch(ctx context.Context, batch []storing, names []string
 		return first
 	}
 	// Perhaps only the probe had no room.
-	for i, stored := range names {
-		if stored != "" {
-			if err := st.notifier.Remove(stored); err != nil {
-				return &StoreError{Op: "store", Name: batch[i].key, Err: err}
-			}
-		}
-		names[i] = ""
+	st.takeBack(names)
+	if err := st.removeDoomed(); err != nil {
+		return err
 	}
 	st.mu.Lock()
 	st.tight = true
@@ -533,6 +528,7 @@ func (st *fdStore) putEach(ctx context.Context, batch []storing, names []string)
 			err = st.notifier.Barrier(ctx)
 		}
 		if err != nil {
+			st.takeBack([]string{stored})
 			if first == nil {
 				first = &StoreError{Op: "store", Name: one.key, Err: err}
 			}
@@ -542,6 +538,17 @@ func (st *fdStore) putEach(ctx context.Context, batch []storing, names []string)
 		st.settle(stored)
 	}
 	return first
+}
+
+// takeBack is for what was sent to systemd, which may have it. Nobody has been
+// told so: it must not take up room, nor be taken for the newest at the next start.
+func (st *fdStore) takeBack(names []string) {
+	for i, stored := range names {
+		if stored != "" {
+			st.doom(stored)
+		}
+		names[i] = ""
+	}
 }
 
 // push sends one descriptor under a new number.

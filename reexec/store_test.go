@@ -3,6 +3,7 @@
 package reexec
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -304,6 +306,58 @@ func TestStoreTellsBeforeItRemoves(t *testing.T) {
 	}
 	if got := settledNames(t, st, m); len(got) != 1 || len(view) != 1 || !view[got[0]] {
 		t.Errorf("view %v, there are %q", view, got)
+	}
+}
+
+// What systemd has read, but has not confirmed in time, is not there: no place is
+// lost by it, and the next start finds what was kept before.
+func TestUnconfirmedIsTakenBack(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{2, 3, 10} {
+		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
+			var ending atomic.Pointer[context.CancelCauseFunc]
+			late := errors.New("too late")
+			m := notifytest.NewManager(t, notifytest.StoreMax(limit), notifytest.Handle(func(m *notifytest.Message) {
+				if name, _ := m.Value("FDNAME"); strings.HasPrefix(name, "kept/") && m.Has("FDSTORE=1") {
+					if end := ending.Load(); end != nil {
+						(*end)(late) // the barrier is not there yet
+					}
+				}
+			}))
+			n, err := notify.New(m.Socket())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = n.Close() })
+			st := newFDStore(n)
+			st.take(true, false)
+			first, err := st.put(t.Context(), "kept/a", testFile(t, "first"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 * limit {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				ending.Store(&cancel)
+				if _, err := st.put(ctx, "kept/a", testFile(t, "never confirmed")); err != nil && !errors.Is(err, late) {
+					t.Errorf("put that is too late: %v", err)
+				} else if err == nil {
+					t.Fatal("it was in time")
+				}
+				if got := st.newest("kept/a"); got != first {
+					t.Fatalf("%q counts, want %q", got, first)
+				}
+			}
+			ending.Store(nil)
+			if err := st.flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := settledNames(t, st, m); !slices.Equal(got, []string{first}) {
+				t.Errorf("there are %q, want %q", got, first)
+			}
+			if _, err := st.put(t.Context(), "kept/a", testFile(t, "second")); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
