@@ -28,6 +28,11 @@
 // The protocol is a table, in internal/machine; internal/model explores it
 // exhaustively. [Service.Status] and the STATUS= line show the state.
 //
+// That is [Overlap]. With [InPlace] there is no second process: the service
+// drains, and then executes the checked file in its own process, with its
+// listeners, idle connections and states. With [Restart] it only checks the file,
+// and says that systemd has to start it.
+//
 // # Guarantees
 //
 //   - The successor accepts nothing until it has said that it is ready, and

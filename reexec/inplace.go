@@ -188,8 +188,13 @@ type gathered struct {
 func (s *Service) empty() {
 	r := &s.run
 	r.gathered = new(gathered)
-	var err error
-	if r.gathered.list, err = s.passing(false); err != nil {
+	// What is being stored has no name yet that could be passed on.
+	thaw, err := s.settleStore()
+	if err == nil {
+		r.gathered.list, err = s.passing(false)
+	}
+	thaw()
+	if err != nil {
 		// The loop must not wait for itself.
 		go s.post(machine.Unexecuted, fmt.Sprintf("execute %s: %v", s.opts.Executable, err))
 		return
@@ -199,6 +204,18 @@ func (s *Service) empty() {
 	s.drain.mover = newMover(nil, newAnswers(), s.log)
 	s.drain.mover.gather = r.gathered.take
 	s.drain.begin(successors, s.drained)
+}
+
+// settleStore returns when nothing is being written to the fd store, and holds
+// everybody off until thaw is called.
+func (s *Service) settleStore() (thaw func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), stepMargin)
+	defer cancel()
+	wait, thaw := s.store.freeze(ctx)
+	if err := wait(); err != nil {
+		return thaw, fmt.Errorf("something is still being stored: %w", err)
+	}
+	return thaw, nil
 }
 
 // stepMargin is what an execution may take beside its drain and its start.
@@ -242,6 +259,12 @@ func (s *Service) execute() {
 	}
 	v := r.verdict
 	v.Outcome, v.To = control.Upgraded, next
+	// Half a write would be lost, and the program after this one knows nothing of it.
+	thaw, err := s.settleStore()
+	if err != nil {
+		s.log.Warn("execute in place", "error", err)
+	}
+	r.thaw = thaw
 	s.become(b.execPath(), v, next.Generation)
 }
 

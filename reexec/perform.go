@@ -419,35 +419,18 @@ func (s *Service) beginBeats() {
 // the successor must still live after that.
 func (s *Service) moveMain() {
 	c, attempt := s.run.successor, s.run.attempt
-	// What systemd has read after MAINPID= from us it does not keep, so nothing
-	// may be on its way.
-	s.states.lease.set(leasePaused)
 	if s.run.owed {
 		s.run.owed = false
 		s.announceReloading()
 	}
 	status := oneLine(fmt.Sprintf("running: %s (generation %d)", c.process.Version, c.process.Generation))
-	frozen, stop := context.WithTimeout(context.Background(), barrierTimeout)
-	wait, thaw := s.store.freeze(frozen)
-	s.run.thaw = thaw
 	go func() {
-		defer stop()
 		tell := s.attemptReport(attempt)
-		ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
-		defer cancel()
-		if err := s.states.yield(ctx, c); err != nil {
-			tell(machine.Unmoved, fmt.Sprintf("the successor (PID %d) did not get the states: %v", c.process.PID, err))
-			return
-		}
-		if err := wait(); err != nil {
-			tell(machine.Unmoved, fmt.Sprintf("something is still being stored: %v", err))
-			return
-		}
 		if err := s.notifier.Notify(notify.MainPID(c.process.PID), notify.Ready(), notify.Status(status)); err != nil {
 			tell(machine.Unmoved, fmt.Sprintf("systemd could not be told of successor (PID %d): %v", c.process.PID, err))
 			return
 		}
-		ctx, cancel = context.WithTimeout(context.Background(), barrierTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), barrierTimeout)
 		defer cancel()
 		if err := s.notifier.Barrier(ctx); err != nil {
 			s.log.Warn("systemd did not confirm MAINPID=", "pid", c.process.PID, "error", err)

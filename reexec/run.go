@@ -92,6 +92,7 @@ type runner struct {
 	watchdog    context.CancelFunc
 	handedOver  bool
 	orphaned    bool          // the predecessor died before the verdict
+	yielding    <-chan error  // what was written to the fd store has ended
 	thaw        func()        // lets others write to the fd store again
 	addTo       updater       // gets what is counted in the drain
 	adding      chan struct{} // full while it is sent
@@ -279,7 +280,12 @@ func (s *Service) handle(e event) {
 		case r.beats.over():
 			// The first good beat after its time: everything that the
 			// successor said before has been read by now.
-			s.step(event{kind: machine.Deadline, attempt: e.attempt})
+			switch over, err := s.yielded(); {
+			case err != nil:
+				s.step(event{kind: machine.Ill, attempt: e.attempt, reason: err.Error()})
+			case over:
+				s.step(event{kind: machine.Deadline, attempt: e.attempt})
+			}
 		}
 		return
 	case news:
@@ -410,7 +416,8 @@ func (s *Service) step(e event) {
 	if next != from {
 		s.announceState()
 	}
-	if from == machine.Promoting && next != from {
+	if next != from && next != machine.Promoting {
+		s.run.yielding = nil
 		s.run.thaw()
 	}
 }
@@ -430,7 +437,7 @@ func (s *Service) enter(next machine.State, e event) {
 	s.mu.Unlock()
 	s.log.Info(fmt.Sprintf("%v -> %v", from, next), args...)
 
-	if from == machine.Promoting && next != machine.Draining {
+	if from == machine.Probation && next != machine.Promoting || from == machine.Promoting && next != machine.Draining {
 		s.states.lease.move(leasePaused, leaseHeld) // it did not move after all
 	}
 	switch from {

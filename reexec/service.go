@@ -281,7 +281,7 @@ func (s *Service) Serve(srv *http.Server, ln net.Listener) {
 func (s *Service) Main() <-chan struct{} { return s.main }
 
 // Draining is closed when this generation begins to drain: another one is
-// main, or the service stops. Servers that Serve does not know lead their
+// main or is about to be executed in its place, or the service stops. Servers that Serve does not know lead their
 // clients away then, or move them by [Service.MoveSession]; the process waits
 // until every connection that was accepted from a listener of Listen is closed
 // and all that [Service.OnDrain] knows is done, or the deadline passes.

@@ -82,7 +82,7 @@ func TestReplaceWithoutGap(t *testing.T) {
 	for _, limit := range []int{2, 3, 10} {
 		st, m = testStore(t, limit)
 		for i := range 5 {
-			stored, err := st.put(t.Context(), "state/x", testFile(t, fmt.Sprint(i)))
+			stored, err := st.put(t.Context(), "state/x/1", testFile(t, fmt.Sprint(i)))
 			if err != nil {
 				t.Fatalf("limit %d, number %d: %v", limit, i, err)
 			}
@@ -98,7 +98,7 @@ func TestReplaceWithoutGap(t *testing.T) {
 		for _, message := range m.Messages() {
 			name, _ := message.Value("FDNAME")
 			switch {
-			case !strings.HasPrefix(name, "state/x@"):
+			case !strings.HasPrefix(name, "state/x/1@"):
 			case message.Has("FDSTORE=1"):
 				entries[name] = true
 			case message.Has("FDSTOREREMOVE=1"):
@@ -113,13 +113,13 @@ func TestReplaceWithoutGap(t *testing.T) {
 func TestStoreWithoutRoom(t *testing.T) {
 	t.Parallel()
 	st, m := testStore(t, 2)
-	for _, key := range []string{"state/a", "state/b"} {
+	for _, key := range []string{"state/a/1", "state/b/1"} {
 		if _, err := st.put(t.Context(), key, testFile(t, key)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := settledNames(t, st, m)
-	for _, key := range []string{"state/a", "state/c"} {
+	for _, key := range []string{"state/a/1", "state/c/1"} {
 		_, err := st.put(t.Context(), key, testFile(t, "new"))
 		var e *StoreError
 		if !errors.As(err, &e) || !errors.Is(err, ErrStoreFull) || e.Name != key {
@@ -132,7 +132,7 @@ func TestStoreWithoutRoom(t *testing.T) {
 			t.Errorf("%s: there are %q, were %q", key, got, before)
 		}
 	}
-	if got := content(t, m, before[1]); got != "state/a" {
+	if got := content(t, m, before[1]); got != "state/a/1" {
 		t.Errorf("the old one has become %q", got)
 	}
 	want := "a crash would lose 2 of 4 descriptors, for which systemd's fd store has no room: set FileDescriptorStoreMax=4 or more in the .service unit"
@@ -141,7 +141,7 @@ func TestStoreWithoutRoom(t *testing.T) {
 	}
 	// Room for both is enough.
 	m.Store().SetMax(4)
-	for _, key := range []string{"state/a", "state/c"} {
+	for _, key := range []string{"state/a/1", "state/c/1"} {
 		if _, err := st.put(t.Context(), key, testFile(t, "new")); err != nil {
 			t.Errorf("%s: %v", key, err)
 		}
@@ -190,20 +190,20 @@ func TestStoreIsForMain(t *testing.T) {
 	t.Parallel()
 	st, m := testStore(t, 4)
 	st.take(false, false)
-	if _, err := st.put(t.Context(), "state/a", testFile(t, "")); !errors.Is(err, ErrNotMain) {
+	if _, err := st.put(t.Context(), "state/a/1", testFile(t, "")); !errors.Is(err, ErrNotMain) {
 		t.Errorf("got %v, want ErrNotMain", err)
 	}
 	if got := m.Messages(); len(got) > 0 {
 		t.Errorf("systemd was told %v", got)
 	}
 	var none *fdStore
-	if _, err := none.put(t.Context(), "state/a", testFile(t, "")); !errors.Is(err, ErrNoManager) {
+	if _, err := none.put(t.Context(), "state/a/1", testFile(t, "")); !errors.Is(err, ErrNoManager) {
 		t.Errorf("got %v, want ErrNoManager", err)
 	}
-	if err := none.remove(t.Context(), "state/a@1"); !errors.Is(err, ErrNoManager) {
+	if err := none.remove(t.Context(), "state/a/1@1"); !errors.Is(err, ErrNoManager) {
 		t.Errorf("got %v, want ErrNoManager", err)
 	}
-	if none.status() != nil || none.warning() != "" || none.found(storeBound) != nil || none.newest("state/a") != "" {
+	if none.status() != nil || none.warning() != "" || none.found(storeBound) != nil || none.newest("state/a/1") != "" {
 		t.Error("a store that is none says something")
 	}
 }
@@ -222,7 +222,7 @@ func TestArrivals(t *testing.T) {
 		t.Fatal(err)
 	}
 	passed := []activation.Passed{{File: file, Name: "http", Source: activation.SourceSocket}}
-	stored := []string{"kept/a@7", "kept/a@12", "state/s@3", "state/s@9", "state/s@4", "probe@20", "other@99", "kept/a@2", "stored"}
+	stored := []string{"kept/a@7", "kept/a@12", "state/s/1@3", "state/s/1@9", "state/s/1@4", "probe@20", "other@99", "kept/a@2", "stored"}
 	st, m := testStore(t, 20)
 	for _, name := range stored {
 		f := testFile(t, name)
@@ -250,7 +250,7 @@ func TestArrivals(t *testing.T) {
 		}
 		return all
 	}
-	for kind, want := range map[string][]string{storeKept: {"kept/a@12"}, storeState: {"state/s@9", "state/s@4", "state/s@3"}, storeBound: nil} {
+	for kind, want := range map[string][]string{storeKept: {"kept/a@12"}, storeState: {"state/s/1@9", "state/s/1@4", "state/s/1@3"}, storeBound: nil} {
 		if got := names(kind); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", kind, got, want)
 		}
@@ -265,12 +265,12 @@ func TestArrivals(t *testing.T) {
 	if want := []string{"http", "other@99", "stored"}; !slices.Equal(left, want) {
 		t.Errorf("left are %q, want %q", left, want)
 	}
-	next, err := st.put(t.Context(), "state/s", testFile(t, "new"))
-	if err != nil || next != "state/s@22" {
+	next, err := st.put(t.Context(), "state/s/1", testFile(t, "new"))
+	if err != nil || next != "state/s/1@22" {
 		t.Errorf("the next one is %q, %v", next, err)
 	}
 	got := settledNames(t, st, m)
-	if want := []string{"state/s@22", "stored", "other@99", "kept/a@12"}; !slices.Equal(got, want) {
+	if want := []string{"state/s/1@22", "stored", "other@99", "kept/a@12"}; !slices.Equal(got, want) {
 		t.Errorf("there are %q, want %q", got, want)
 	}
 }
@@ -295,7 +295,7 @@ func TestStoreTellsBeforeItRemoves(t *testing.T) {
 		}
 	}
 	for range 3 {
-		for _, key := range []string{"state/a", "kept/b"} {
+		for _, key := range []string{"state/a/1", "kept/b"} {
 			if _, err := st.put(t.Context(), key, testFile(t, key)); err != nil {
 				t.Fatal(err)
 			}
@@ -371,7 +371,7 @@ func TestFreeze(t *testing.T) {
 	}
 	result := make(chan error, 1)
 	go func() {
-		_, err := st.put(t.Context(), "state/a", testFile(t, ""))
+		_, err := st.put(t.Context(), "state/a/1", testFile(t, ""))
 		result <- err
 	}()
 	st.take(false, false)
@@ -385,7 +385,7 @@ func TestFreeze(t *testing.T) {
 	if err := wait(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := st.put(t.Context(), "state/a", testFile(t, "")); err != nil {
+	if _, err := st.put(t.Context(), "state/a/1", testFile(t, "")); err != nil {
 		t.Error(err)
 	}
 }

@@ -39,7 +39,7 @@ func TestParseEntry(t *testing.T) {
 		{"bound/http/tcp/%3A80@1", storeBound, "bound/http/tcp/%3A80", 1},
 		{"bound/" + hash + "/tcp/" + hash + "@18446744073709551615", storeBound, "bound/" + hash + "/tcp/" + hash, 1<<64 - 1},
 		{"bound/a@b/tcp/x@2", storeBound, "bound/a@b/tcp/x", 2},
-		{"state/sessions@3", storeState, "state/sessions", 3},
+		{"state/sessions/2@3", storeState, "state/sessions/2", 3},
 		{"kept/a%20b@4", storeKept, "kept/a%20b", 4},
 		{"probe@5", storeProbe, "probe", 5},
 	} {
@@ -51,7 +51,7 @@ func TestParseEntry(t *testing.T) {
 	// What this code would not have written belongs to others.
 	for _, other := range []string{
 		"", "stored", "http", "session@3", "program/x@1", "bound@1", "bound/http@1", "bound/http/tcp@1",
-		"bound/http/tcp/:80@1", "bound/http/tcp/a/b@1", "state@1", "state/a/b@1", "state/%zz@1", "state/%61@1",
+		"bound/http/tcp/:80@1", "bound/http/tcp/a/b@1", "state@1", "state/a@1", "state/a/b/c@1", "state/%zz/1@1", "state/%61/1@1",
 		"kept/a b@4", "kept/~x@4", "probe/x@1", "probe", "bound/http/tcp/%3A80@01", "bound/http/tcp/%3A80@-1",
 		"bound/" + strings.ToUpper(hash) + "/tcp/~@1",
 	} {
@@ -68,7 +68,7 @@ func FuzzStoreKey(f *testing.F) {
 	f.Add(strings.Repeat("%", 200), "~", strings.Repeat("~", 200), "", ^uint64(0))
 	f.Fuzz(func(t *testing.T, name, network, address, other string, seq uint64) {
 		key := boundKey(name, network, address)
-		for _, key := range []string{key, storeKey(storeKept, other), storeKey(storeState, other)} {
+		for _, key := range []string{key, storeKey(storeKept, other), storeKey(storeState, other, "1")} {
 			stored := entryName(key, seq)
 			kind, parsed, n, ok := parseEntry(stored)
 			if !ok || parsed != key || n != seq || !strings.HasPrefix(key, kind+"/") {
