@@ -74,7 +74,7 @@ agreement: ## compare the stand-in with real systemd in everything, and write th
 .PHONY: test-vm
 test-vm: ## run what needs a kernel of its own, limits and reboots, in virtual machines (root; long without KVM)
 	$(GO) run ./vmtests/cmd/prepare -lane=vm
-	$(GO) test -timeout 60m -run '$(VM)' -v ./vmtests
+	$(GO) test -timeout 60m -run '$(VMRUN)' -v ./vmtests
 
 .PHONY: vmtests-prepare
 vmtests-prepare: ## install and build what the tests on real systemd need (root)

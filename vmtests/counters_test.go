@@ -20,13 +20,13 @@ type counting struct {
 	port    int
 }
 
-func startCounting(t *testing.T, m *vmtests.Machine, v vmtests.Version, example, name string, port int, args ...string) *counting {
+func startCounting(t *testing.T, m *vmtests.Machine, softReboot bool, example, name string, port int, args ...string) *counting {
 	t.Helper()
 	c := &counting{myapp: &myapp{Machine: m, t: t, ctx: t.Context()}, example: example, unit: name, port: port}
 	c.put("1")
 	files, err := units.Render(units.Options{
-		Name: name, Exec: "/usr/bin/" + name, Systemd: int(v), Args: append(args, "-probation=1s"),
-		Sockets: []units.Socket{{Name: "http", Address: fmt.Sprint("127.0.0.1:", port)}},
+		Name: name, Exec: "/usr/bin/" + name, Systemd: int(m.Version), Args: append(args, "-probation=1s"),
+		Sockets: []units.Socket{{Name: "http", Address: fmt.Sprint("127.0.0.1:", port)}}, SoftReboot: softReboot,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,8 +148,8 @@ func TestCountersContinue(t *testing.T) {
 		if err := m.Copy(t.Context(), program(t, "github.com/holdfast-go/holdfast/units/cmd/holdfast", build{}), "/usr/bin/holdfast", 0o755); err != nil {
 			t.Fatal(err)
 		}
-		c := startCounting(t, m, v, "counters", "counting", 8080)
-		l := startCounting(t, m, v, "limiter", "limiter", 8081, "-burst=20", "-interval=24h")
+		c := startCounting(t, m, false, "counters", "counting", 8080)
+		l := startCounting(t, m, false, "limiter", "limiter", 8081, "-burst=20", "-interval=24h")
 		exact := func(after string, want int) {
 			t.Helper()
 			if n := c.requests(); n != want {
@@ -194,4 +194,40 @@ func TestCountersContinue(t *testing.T) {
 		l.killed()
 		none("a crash", l.allowed(1))
 	})
+}
+
+// testCountersAcrossSoftReboot shows that what is counted outlives a reboot of user space, with the units for
+// that: systemd keeps what the services have committed.
+func testCountersAcrossSoftReboot(t *testing.T, on *vmtests.Machine) {
+	if err := on.Copy(t.Context(), program(t, "github.com/holdfast-go/holdfast/units/cmd/holdfast", build{}), "/usr/bin/holdfast", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := startCounting(t, on, true, "counters", "counting", 8090)
+	l := startCounting(t, on, true, "limiter", "limiter", 8091, "-burst=20", "-interval=24h")
+	for _, s := range []*counting{c, l} {
+		socket, service := s.unit+".socket", s.unit+".service"
+		s.systemctl("enable", socket, service)
+		defer func() {
+			s.systemctl("disable", "--now", socket, service)
+			s.systemctl("clean", "--what=fdstore", service)
+		}()
+	}
+	c.allowed(3)
+	// What is scraped is committed. Before systemd 258 the units stop with all that is left, when systemd hears
+	// nobody any more.
+	if n := c.requests(); n != 3 {
+		t.Fatalf("%d requests, want 3", n)
+	}
+	if n := l.allowed(15); n != 15 {
+		t.Fatalf("the limiter allows %d requests of 15", n)
+	}
+	if err := on.SoftReboot(c.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.requests(); n != 3 {
+		t.Errorf("after a soft-reboot: %d requests, want 3", n)
+	}
+	if n := l.allowed(20); n != 5 {
+		t.Errorf("after a soft-reboot the limiter allows %d more requests, want 5", n)
+	}
 }

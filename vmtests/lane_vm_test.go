@@ -39,6 +39,7 @@ func TestVMLane(t *testing.T) {
 			story("upgrade", testUpgradeInVirtualMachine)
 			story("memory", testMemory)
 			story("soft-reboot", testSoftReboot)
+			story("counters across a soft-reboot", testCountersAcrossSoftReboot)
 			story("reboot", testReboot)
 		})
 	}
