@@ -8,6 +8,7 @@ RACE   = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 FUZZTIME ?= 10s
 # The tests of the virtual-machine lane, which take a quarter of an hour under emulation.
 VM     := VMLane
+VMRUN  ?= $(VM)
 # Modules of their own: what they require is nothing that a user of Holdfast gets.
 MODULES := reexec/reexectest/examples/grpc reexec/reexectest/examples/websocket vmtests/bench
 
@@ -31,7 +32,7 @@ ifeq ($(ROOT),yes)
 	@sh vmtests/bench/install
 endif
 	$(GO) build $(RACE) ./...
-	$(GO) test -p 1 $(RACE) -shuffle=on $$($(GO) list ./... | grep -v /vmtests)
+	$(GO) test -p 1 $(RACE) -timeout 20m -shuffle=on $$($(GO) list ./... | grep -v /vmtests)
 	@set -e; for dir in $(MODULES); do echo "cd $$dir && $(GO) test $(RACE) ./..."; (cd $$dir && $(GO) test $(RACE) ./...); done
 ifeq ($(ROOT),yes)
 	$(GO) run ./vmtests/cmd/prepare -lane=containers
