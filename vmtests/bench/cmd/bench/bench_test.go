@@ -165,7 +165,7 @@ func TestBenchmark(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.settings, p.scales, p.micro = small, nil, false
+	p.settings, p.scales, p.crash, p.micro = small, nil, nil, false
 	r := run{Peers: recipes(p.peers), workloads: p.workloads}
 	if err := b.measureAll(t.Context(), &r, p, func(string) {}); err != nil {
 		t.Fatal(err)

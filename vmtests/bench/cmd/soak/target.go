@@ -65,6 +65,10 @@ func (s *soak) renderUnits(cert, key string) ([]units.File, error) {
 		}
 		options.Sockets = append(options.Sockets, socket)
 	}
+	if s.on != prepare.InContainer {
+		// The stand-in's paths are not those that a launcher of its own would find.
+		options.Launcher = units.LauncherOff
+	}
 	return units.Render(options)
 }
 
@@ -182,7 +186,7 @@ type standIn struct {
 	loader string
 }
 
-func (s *soak) startStandIn(ctx context.Context) (*standIn, error) {
+func (s *soak) startStandIn(ctx context.Context) (target, error) {
 	files, err := s.renderUnits(s.file("cert.pem"), s.file("key.pem"))
 	if err != nil {
 		return nil, err
