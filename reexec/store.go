@@ -590,8 +590,11 @@ func (st *fdStore) settle(stored string) {
 const (
 	// shortDoubt is the wait where there is room by what is known.
 	shortDoubt = 5 * time.Millisecond
-	// longDoubt is the wait where there is none, or the limit is not known.
+	// longDoubt is the wait where the limit is not known.
 	longDoubt = 100 * time.Millisecond
+	// fullDoubt is the wait where there is none by what is known. It is rarely
+	// waited out: only where that is wrong.
+	fullDoubt = time.Second
 )
 
 // doubt is how long the end of a probe is waited for.
@@ -603,6 +606,8 @@ func (st *fdStore) doubt() time.Duration {
 		return 0
 	case st.limit > 0 && st.countLocked() < st.limit:
 		return shortDoubt
+	case st.limit > 0:
+		return fullDoubt
 	}
 	return longDoubt
 }
