@@ -38,6 +38,12 @@ func smoke(t *testing.T, m *vmtests.Machine) {
 	if err := m.Run(ctx, "systemctl", "start", "server"); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		// The next story in the same machine needs the port.
+		if err := m.Run(ctx, "systemctl", "stop", "server"); err != nil {
+			t.Error(err)
+		}
+	}()
 	pid, err := m.MainPID(ctx, "server.service")
 	if err != nil {
 		t.Fatal(err)
