@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/holdfast-go/holdfast/activation/activationtest"
@@ -27,6 +28,14 @@ var roles = map[string]func() int{
 func waitMain() int {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	return 0
+}
+
+// The first thread stays with TestMain: /proc/self belongs to the user of that
+// thread, and a test that acts as another user must not do so there.
+func init() {
+	if os.Getenv(roleVariable) == "" {
+		runtime.LockOSThread()
+	}
 }
 
 func TestMain(m *testing.M) {

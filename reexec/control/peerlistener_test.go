@@ -25,6 +25,14 @@ import (
 // TestPeerListenerInUserNamespace.
 const envServer = "CONTROL_TEST_SERVER"
 
+// The first thread stays with TestMain: /proc/self belongs to the user of that
+// thread, and a test that acts as another user must not do so there.
+func init() {
+	if os.Getenv(envServer) == "" {
+		runtime.LockOSThread()
+	}
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(envServer) != "" {
 		os.Exit(serveInNamespace())

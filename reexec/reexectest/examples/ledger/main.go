@@ -4,6 +4,9 @@
 // time writes, and a count of requests to which all versions add. Neither an
 // upgrade nor a rollback, a crash or a restart loses what was confirmed.
 //
+// A version on trial answers GET with the entries that it got at the handover, and
+// POST when it is main.
+//
 //	GET /            version, PID, entries and the count, in JSON
 //	POST /           adds the body as an entry, and answers when systemd keeps it
 package main
