@@ -33,6 +33,7 @@ const (
 	ExitUsage        = 2
 	ExitNotRunning   = 3
 	ExitNoPermission = 4
+	ExitNoSuchUnit   = 5
 	ExitNotSuitable  = 6
 	ExitDown         = 7
 	ExitUnknown      = 8
@@ -43,10 +44,12 @@ const ExitCodesHelp = `Exit codes:
   0  done: the service was upgraded, or the command did what it was asked
   1  the upgrade failed and the service is up: the last line says who serves it
   2  the command line is wrong
-  3  the service is not running: nobody serves its control socket
+  3  the service is not running: nobody serves its control socket, or its unit is
+     not active
   4  this user may not control the service: be root or the service's user
-  6  what serves the control socket speaks another version of the protocol, or
-     something else
+  5  there is no such unit
+  6  the unit is not fit for upgrades, or what serves the control socket speaks
+     another version of the protocol, or something else
   7  the upgrade failed and the service is down or going down
   8  unknown: the waiting ended first (--timeout, SIGINT, SIGTERM); an upgrade
      that was asked for goes on

@@ -55,7 +55,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 	runCommand(t.Context(), "--version").Want(t, command.ExitOK, "control protocol 1", "")
 	runCommand(t.Context()).Want(t, command.ExitUsage, "", "Usage: holdfast COMMAND")
-	runCommand(t.Context(), "upgrade").Want(t, command.ExitUsage, "", `unknown command "upgrade": use reload, status, render, launch or retry`)
+	runCommand(t.Context(), "update").Want(t, command.ExitUsage, "", `unknown command "update": use `+commandNames()+`; "holdfast --help" says more`)
 }
 
 // Every flag is in the help of its command, and the help has no others.
