@@ -383,6 +383,75 @@ func TestLoadHangs(t *testing.T) {
 	})
 }
 
+// A panic in a function of the service ends neither the process nor what is called
+// after it, and the log says where it was.
+func TestPanicsAreErrors(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	g := begins(t, k)
+	x := &text{version: 1, is: "a"}
+	h := g.with("text", x.snapshot())
+	g.lead(false)
+	h.mustCommit(t)
+
+	x.during = func() { panic("an index is out of range") }
+	want := `state "text": Save has panicked: an index is out of range`
+	if err := h.Commit(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("commit: got %v, want %q in it", err, want)
+	}
+	if _, err := g.handOver(t.Context(), func(string) {}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("hand over: got %v, want %q in it", err, want)
+	}
+	if got := keptText(t, k); got != "a" {
+		t.Errorf("the store has %q after a commit that has panicked", got)
+	}
+	if log := g.log.String(); !strings.Contains(log, "TestPanicsAreErrors") || !strings.Contains(log, "commit_test.go:") {
+		t.Errorf("the log does not say where: %s", log)
+	}
+	x.during = nil
+	x.set("b")
+	h.mustCommit(t)
+
+	// A start takes the next older frame that can be loaded.
+	k.add(t, stateKey("text", 1), frameOf(t, "text", 1, 1<<20, "1:bad"))
+	next := begins(t, k)
+	y := &text{version: 1}
+	h = next.with("text", Snapshot{Version: 1, Save: y.save, Load: func(version uint32, data []byte) error {
+		if string(data) == "1:bad" {
+			panic(errors.New(strings.Repeat("long ", 1000)))
+		}
+		return y.load(version, data)
+	}}.definition())
+	st := h.status()
+	if y.get() != "b" || len(st.Refused) != 1 || !strings.Contains(st.Refused[0], "Load has panicked: long long") || len(st.Refused[0]) > 2*maxRefusal {
+		t.Errorf("it begins with %q; refused: %q", y.get(), st.Refused)
+	}
+	// What a living predecessor gives must be taken: the upgrade is refused.
+	last := next.successor(k)
+	_, err := last.register("text", Snapshot{Version: 1, Save: y.save, Load: func(uint32, []byte) error { panic("no") }}.definition())
+	if err == nil || !strings.Contains(err.Error(), "Load has panicked: no") {
+		t.Errorf("a frame of the predecessor: got %v", err)
+	}
+
+	// Subtract and Merge are the service's, too.
+	sum := g.with("sum", Merged{
+		Version: 1, Save: x.save, Load: x.load,
+		Subtract: func(_, _ []byte) ([]byte, error) { panic("subtract") },
+		Merge:    func(uint32, []byte) error { panic("merge") },
+	}.definition())
+	f, err := sum.save(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	if _, err := sum.difference(t.Context(), f, nil); err == nil || !strings.Contains(err.Error(), "Subtract has panicked: subtract") {
+		t.Errorf("Subtract: got %v", err)
+	}
+	if err := sum.mergeFrame(t.Context(), f); err == nil || !strings.Contains(err.Error(), "Merge has panicked: merge") {
+		t.Errorf("Merge: got %v", err)
+	}
+}
+
 // At a stop all states are committed, without the lease none.
 func TestAllAreCommitted(t *testing.T) {
 	k := newKeeper(t)

@@ -69,7 +69,8 @@ func (h *State) mergeFrame(ctx context.Context, f *heldFrame) error {
 		if err != nil {
 			return none, err
 		}
-		return none, errors.Join(h.def.merge(v.Version, v.Payload), v.Close())
+		defer func() { err = errors.Join(err, v.Close()) }()
+		return none, h.def.merge(v.Version, v.Payload)
 	}, nil)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,9 @@ import (
 // so that a large state is not copied. Both are called in goroutines of the
 // service's own, never two of one state at once, and lock what they read and
 // write themselves. Save is called while the service serves.
+//
+// A panic in one of them is logged with its stack, and counts as an error that it
+// has returned: the service goes on. So unlock by defer, else the next call hangs.
 //
 // Version is that of the format that Save writes, from 1. A frame of a higher
 // one is left for the version that wrote it, and Load never sees it.
@@ -219,6 +223,30 @@ func (e *hangError) Error() string {
 
 func (e *hangError) Unwrap() error { return e.cause }
 
+// panicError says that a function of the service has panicked.
+type panicError struct{ what, value string }
+
+func (e *panicError) Error() string { return fmt.Sprintf("%s has panicked: %s", e.what, e.value) }
+
+const (
+	maxPanic = 300     // bytes of what panic was called with
+	maxStack = 8 << 10 // bytes of where, in the log
+)
+
+// guard makes an error of a panic in a function of the service: what cannot be
+// saved is no reason for main to die with all that it serves.
+func guard[T any](h *State, what string, f func() (T, error)) (result T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e := &panicError{what, clip(fmt.Sprint(p), maxPanic)}
+			h.states.log.Error("a function of a state has panicked",
+				"state", h.name, "function", what, "panic", e.value, "stack", clip(string(debug.Stack()), maxStack))
+			err = e
+		}
+	}()
+	return f()
+}
+
 // call runs a function of the service, one at a time. One that does not return
 // before the end of ctx is left behind, and until it has returned no other is
 // called: then discard gets its result.
@@ -242,7 +270,7 @@ func call[T any](ctx context.Context, h *State, what string, f func() (T, error)
 	over := make(chan outcome, 1)
 	go func() {
 		defer func() { <-h.calling }()
-		result, err := f()
+		result, err := guard(h, what, f)
 		over <- outcome{result, err}
 	}()
 	select {

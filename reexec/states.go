@@ -299,7 +299,8 @@ func (h *State) load(ctx context.Context, f *heldFrame) error {
 		if err != nil {
 			return none, err
 		}
-		return none, errors.Join(h.def.load(v.Version, v.Payload), v.Close())
+		defer func() { err = errors.Join(err, v.Close()) }()
+		return none, h.def.load(v.Version, v.Payload)
 	}, nil)
 	return err
 }

@@ -23,13 +23,14 @@ const bufferSize = 256 << 10
 
 // Write makes a frame of what save writes. h.Length is found out. The caller
 // closes the file. The header comes last: a frame that was not finished has none.
-func Write(h Header, save func(io.Writer) error) (_ *os.File, _ Header, err error) {
+func Write(h Header, save func(io.Writer) error) (*os.File, Header, error) {
 	f, err := create("state " + h.Name)
 	if err != nil {
 		return nil, Header{}, err
 	}
+	finished := false // a panic of save leaves no error
 	defer func() {
-		if err != nil {
+		if !finished {
 			_ = f.Close()
 		}
 	}()
@@ -58,6 +59,7 @@ func Write(h Header, save func(io.Writer) error) (_ *os.File, _ Header, err erro
 	}); err != nil {
 		return nil, Header{}, fmt.Errorf("seal state frame: %w", err)
 	}
+	finished = true
 	return f, h, nil
 }
 
