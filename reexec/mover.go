@@ -305,6 +305,11 @@ func (m *mover) send(list handover.Connections, fds []int) error {
 	return err
 }
 
+// lastAnswer is how long the answer to the last frame is waited for when the move
+// is to end. Who lives answers at once: without it a connection that was refused
+// would be closed on both sides, with the request that is in it.
+const lastAnswer = 500 * time.Millisecond
+
 // answer waits for it. What was said before the end counts.
 func (m *mover) answer() (handover.Taken, bool) {
 	select {
@@ -312,6 +317,12 @@ func (m *mover) answer() (handover.Taken, bool) {
 		return t, true
 	case <-m.silent:
 	case <-m.done:
+		select {
+		case t := <-m.taken:
+			return t, true
+		case <-m.silent:
+		case <-time.After(lastAnswer):
+		}
 	}
 	select {
 	case t := <-m.taken:

@@ -77,3 +77,41 @@ func TestMoverSendsNothingAfterItsEnd(t *testing.T) {
 	default:
 	}
 }
+
+// The answer to what is on its way counts also when the move is to end: what the
+// other side refuses is not closed on both.
+func TestMoverHearsTheLastAnswer(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		answer func(*link) error
+		want   fate
+	}{
+		{"refused", func(l *link) error { return l.b.Send(handover.KindTaken, handover.Taken{Count: 1}) }, refused},
+		{"taken", func(l *link) error { return l.b.Send(handover.KindTaken, handover.Taken{Count: 1, Kept: []int{0}}) }, taken},
+		{"gone", func(l *link) error { return l.b.Close() }, unsent},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ended := make(chan struct{})
+			received := make(chan struct{})
+			l := linked(t, nil, func(l *link, _ handover.Frame, files []*os.File) {
+				closeFiles(files)
+				close(received)
+				<-ended
+				if err := c.answer(l); err != nil {
+					t.Error(err)
+				}
+			})
+			l.mover.begin(nil)
+			became := make(chan fate, 1)
+			go func() { became <- l.mover.offer(sessionOffer(t, nil)) }()
+			<-received
+			l.mover.end()
+			close(ended)
+			if got := <-became; got != c.want {
+				t.Errorf("it became %d, want %d", got, c.want)
+			}
+			<-l.mover.over
+		})
+	}
+}
