@@ -31,8 +31,9 @@ const inPlaceVariable = "HOLDFAST_INPLACE"
 // a handover without a socket pair. The descriptors are open in the process.
 type manifest struct {
 	handover.Hello
-	// Executed is when. The next program has the rest of StartTimeout from then.
-	Executed time.Time       `json:"executed"`
+	// Executed is when, by [sinceBoot]. The next program has the rest of StartTimeout
+	// from then.
+	Executed time.Duration   `json:"executed_monotonic"`
 	Verdict  control.Verdict `json:"verdict"` // to be said when it is main
 	Drain    control.Drain   `json:"drain"`
 	// Signalled: a SIGUSR2 came too late for the old program; it is yours.
@@ -154,10 +155,12 @@ func (m *manifest) write() (*os.File, error) {
 	return f, nil
 }
 
+// elapsed is how long ago the program was executed.
+func (r *renewal) elapsed() time.Duration { return max(0, sinceBoot()-r.Executed) }
+
 // left is what the program has of its predecessor's StartTimeout.
 func (r *renewal) left() time.Duration {
-	// The clock may have been set meanwhile.
-	return max(time.Millisecond, min(r.StartTimeout, r.StartTimeout-time.Since(r.Executed)))
+	return max(time.Millisecond, min(r.StartTimeout, r.StartTimeout-r.elapsed()))
 }
 
 // adopt gives the connections that were gathered to their servers.
@@ -346,7 +349,7 @@ func (s *Service) becomeNow(path string, v control.Verdict, generation int) erro
 			Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
 			Instance: s.instance, Generation: generation, Last: s.lastVerdict(), StartTimeout: s.opts.StartTimeout,
 		},
-		Executed: time.Now(), Verdict: v, Signalled: r.early,
+		Executed: sinceBoot(), Verdict: v, Signalled: r.early,
 		Drain: s.drain.record.report(s.self()), Connections: r.gathered.connections,
 	}
 	for _, p := range r.gathered.list {
@@ -396,7 +399,7 @@ func (s *Service) becomeNow(path string, v control.Verdict, generation int) erro
 // conclude takes the verdict over that the program before wrote down.
 func (s *Service) conclude() {
 	v := s.renewed.Verdict
-	v.Phases = append(v.Phases, control.Phase{Name: machine.Executing.String(), Seconds: time.Since(s.renewed.Executed).Seconds()})
+	v.Phases = append(v.Phases, control.Phase{Name: machine.Executing.String(), Seconds: s.renewed.elapsed().Seconds()})
 	s.logVerdict(v)
 	s.mu.Lock()
 	s.last = &v

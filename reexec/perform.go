@@ -298,7 +298,7 @@ func (s *Service) passing(leaving bool) ([]passing, error) {
 	}
 	for _, e := range all {
 		if e.handle.file != nil && err == nil {
-			err = add(handover.Descriptor{Role: roleElder, Elder: &e.Process, KillAt: e.killAt}, e.handle.file)
+			err = add(handover.Descriptor{Role: roleElder, Elder: &e.Process, KillIn: e.killIn()}, e.handle.file)
 		}
 		if e.PID == s.self().PID {
 			e.handle.close()
@@ -341,6 +341,14 @@ func (s *Service) dismiss(after time.Duration) {
 	s.elders = append(s.elders, e)
 	s.mu.Unlock()
 	s.killWhenDue(e)
+}
+
+// killIn is what is left of the elder's time; 0 if it is not to be killed.
+func (e *elder) killIn() time.Duration {
+	if e.killAt.IsZero() {
+		return 0
+	}
+	return max(1, time.Until(e.killAt))
 }
 
 // killWhenDue ends an undone generation that does not go by itself.

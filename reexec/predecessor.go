@@ -270,7 +270,11 @@ func sortOut(list []handover.Descriptor, files []*os.File) (got inherited, err e
 			}
 			fd, dupErr := unix.FcntlInt(uintptr(minFD(files[i])), unix.F_DUPFD_CLOEXEC, 0)
 			if dupErr == nil {
-				got.elders = append(got.elders, &elder{*d.Elder, newProcess(d.Elder.PID, fd), d.KillAt})
+				e := &elder{Process: *d.Elder, handle: newProcess(d.Elder.PID, fd)}
+				if d.KillIn > 0 {
+					e.killAt = time.Now().Add(d.KillIn)
+				}
+				got.elders = append(got.elders, e)
 			}
 			_ = files[i].Close()
 		default:

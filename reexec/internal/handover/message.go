@@ -86,8 +86,9 @@ type Descriptor struct {
 	Address string `json:"address,omitempty"`
 	// Elder is the process behind a pidfd.
 	Elder *control.Process `json:"elder,omitempty"`
-	// KillAt is when main ends that process if it lives on: it was undone.
-	KillAt time.Time `json:"kill_at,omitzero"`
+	// KillIn is after how many nanoseconds main ends that process if it lives on: it
+	// was undone. 0 is never.
+	KillIn time.Duration `json:"kill_in,omitempty"`
 }
 
 // Descriptors announces the descriptors beside it, in the same order.
