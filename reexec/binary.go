@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 	"github.com/holdfast-go/holdfast/reexec/internal/lastgood"
 )
 
@@ -29,6 +30,8 @@ type binary struct {
 	path string
 	file *os.File
 	was  unix.Stat_t // before the first check
+	// fingerprint is what the file says without being run, once it is checked.
+	fingerprint fingerprint.Fingerprint
 }
 
 // minExecFD keeps the descriptor clear of those that a child gets as 0, 1, ….
@@ -251,20 +254,21 @@ func (b *binary) checkArchitecture() error { return lastgood.CheckELF(b.file, b.
 // checkProgram compares the build information: the same main package, linked
 // with this module.
 func (b *binary) checkProgram() error {
-	theirs, err := buildinfo.Read(b.file)
+	info, err := buildinfo.Read(b.file)
 	if err != nil {
 		return faultError{fmt.Errorf("%s: %w: it must be a Go binary with build information", b.path, err)}
 	}
-	ours, ok := debug.ReadBuildInfo()
-	if !ok {
-		return errors.New("the running binary has no build information: build it with module support")
+	b.fingerprint = fingerprint.Of(info)
+	ours, err := fingerprint.Self()
+	if err != nil {
+		return err
 	}
-	if ours.Path != theirs.Path {
+	if !ours.SameProgram(b.fingerprint) {
 		// It may well be the next version, whose module has another path: then
 		// people restart.
-		return fmt.Errorf("%s is the program %s, the running one is %s", b.path, theirs.Path, ours.Path)
+		return fmt.Errorf("%s is the program %s, the running one is %s", b.path, b.fingerprint.Program, ours.Program)
 	}
-	if !linksHoldfast(theirs) {
+	if !linksHoldfast(info) {
 		return fmt.Errorf("%s knows nothing of Holdfast: it does not link %s; use systemctl restart to start it", b.path, modulePath)
 	}
 	return nil

@@ -243,7 +243,8 @@ func (g *gathered) take(batch []*offer) []fate {
 func (s *Service) execute() {
 	r := &s.run
 	b, answer := r.checked.binary, r.checked.answer
-	next := &control.Process{PID: s.self().PID, Generation: s.generation + 1, Version: answer.Version}
+	next := answer.process(s.generation + 1)
+	next.PID = s.self().PID
 	s.announceState() // the last one that those who asked get from here
 	s.log.Info("executing in place", "version", answer.Version, "generation", next.Generation)
 	s.endRequests()
@@ -261,7 +262,7 @@ func (s *Service) execute() {
 		s.log.Warn("record of the last good version", "error", err)
 	}
 	v := r.verdict
-	v.Outcome, v.To = control.Upgraded, next
+	v.Outcome, v.To = control.Upgraded, &next
 	// Half a write would be lost, and the program after this one knows nothing of it.
 	thaw, err := s.settleStore()
 	if err != nil {
@@ -276,7 +277,8 @@ func (s *Service) revert() {
 	r := &s.run
 	v := r.verdict
 	v.Outcome, v.Reason = control.Refused, r.reason
-	v.To = &control.Process{Generation: s.generation + 1, Version: r.checked.answer.Version}
+	to := r.checked.answer.process(s.generation + 1)
+	v.To = &to
 	s.log.Error("the new version cannot be executed; this one begins anew", "reason", r.reason)
 	if err := s.carryStates(); err != nil {
 		s.log.Error("states are those of the last commit", "error", err)
@@ -345,13 +347,11 @@ func (s *Service) becomeNow(path string, v control.Verdict, generation int) erro
 	}
 	r.early = r.early || upgrade
 	m := &manifest{
-		Hello: handover.Hello{
-			Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
-			Instance: s.instance, Generation: generation, Last: s.lastVerdict(), StartTimeout: s.opts.StartTimeout,
-		},
+		Hello:    s.hello(),
 		Executed: sinceBoot(), Verdict: v, Signalled: r.early,
 		Drain: s.drain.record.report(s.self()), Connections: r.gathered.connections,
 	}
+	m.Instance, m.Generation, m.Last, m.StartTimeout = s.instance, generation, s.lastVerdict(), s.opts.StartTimeout
 	for _, p := range r.gathered.list {
 		m.Descriptors = append(m.Descriptors, carriedDescriptor{p.fd, p.Descriptor})
 	}

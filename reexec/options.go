@@ -10,10 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 )
 
 // Options says what service this is and how its upgrades go.
@@ -22,10 +23,18 @@ type Options struct {
 	// another name in the pre-check is refused. Required.
 	Name string
 
-	// Version is shown in the status and compared by nobody. Default: the
-	// version of the main module from the build information, with the
+	// Version is shown in the status. Default: that of the fingerprint, with the
 	// revision where there is no version.
 	Version string
+
+	// Fingerprint is an embedded file (go:embed) that says what build this is, for
+	// those whose builds carry no version or revision: see
+	// [fingerprint.Fingerprint.Embed]. Version wins over it.
+	Fingerprint []byte
+
+	// Downgrade says what an upgrade to an older version is, as
+	// [fingerprint.Compare] has it. Default: [AllowDowngrade].
+	Downgrade Downgrade
 
 	// Executable is the file that the next upgrade runs, looked up at that
 	// moment. Default: argv[0], which under systemd is the path of
@@ -79,6 +88,20 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// Downgrade is what an upgrade to an older version is.
+type Downgrade int
+
+const (
+	// AllowDowngrade: it is as good as any other. A package manager that is told to
+	// install an older version means it.
+	AllowDowngrade Downgrade = iota
+	// RefuseDowngrade: the pre-check refuses it, for a service whose older versions
+	// cannot read what a newer one has written. Versions of which nobody can say
+	// which is the older one are let through, with a line in the log. A restart is
+	// not refused.
+	RefuseDowngrade
+)
+
 func (o Options) withDefaults() (Options, error) {
 	if o.Name == "" || strings.ContainsAny(o.Name, "/\n\x00") {
 		return o, fmt.Errorf("reexec: Options.Name=%q: must be a non-empty name without slashes", o.Name)
@@ -104,14 +127,14 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Mode < Overlap || o.Mode > Restart {
 		return o, fmt.Errorf("reexec: Options.Mode=%v: must be Overlap, InPlace or Restart", o.Mode)
 	}
+	if o.Downgrade < AllowDowngrade || o.Downgrade > RefuseDowngrade {
+		return o, fmt.Errorf("reexec: Options.Downgrade=%d: must be AllowDowngrade or RefuseDowngrade", int(o.Downgrade))
+	}
 	if o.MaxDraining < 0 {
 		return o, fmt.Errorf("reexec: Options.MaxDraining=%d: must not be negative", o.MaxDraining)
 	}
 	if o.MaxDraining == 0 {
 		o.MaxDraining = 3
-	}
-	if o.Version == "" {
-		o.Version = buildVersion()
 	}
 	if o.RuntimeDirectory == "" {
 		// systemd.exec(5): several directories are separated by colons.
@@ -126,6 +149,23 @@ func (o Options) withDefaults() (Options, error) {
 	var err error
 	o.Executable, err = executable(o.Executable, argv[0])
 	return o, err
+}
+
+// build finds out what build this is, and names the version if Version does not.
+func (o *Options) build() (fingerprint.Fingerprint, error) {
+	// A program without build information runs, but is no match for any other in
+	// the pre-check.
+	f, _ := fingerprint.Self()
+	f, err := f.Embed(o.Fingerprint)
+	if err != nil {
+		return f, fmt.Errorf("reexec: Options.Fingerprint: %w", err)
+	}
+	if o.Version == "" {
+		o.Version = f.Release()
+	} else {
+		f.Version = o.Version
+	}
+	return f, nil
 }
 
 // argv and environ are as the process got them: main may change its own.
@@ -167,20 +207,4 @@ func executable(option, argv0 string) (string, error) {
 		return "", fmt.Errorf("reexec: executable %q: %w", path, err)
 	}
 	return abs, nil
-}
-
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return s.Value[:min(12, len(s.Value))]
-		}
-	}
-	return "unknown"
 }

@@ -134,8 +134,8 @@ func TestOptionDefaults(t *testing.T) {
 		o.Beat != 500*time.Millisecond || o.DrainTimeout != 30*time.Second || o.MaxDraining != 3 {
 		t.Errorf("defaults differ from the documentation: %+v", o)
 	}
-	if o.Version == "" || o.Logger == nil {
-		t.Errorf("version %q, logger %v: want both set", o.Version, o.Logger)
+	if o.Logger == nil || o.Downgrade != AllowDowngrade {
+		t.Errorf("logger %v, downgrade %v: want a logger, and downgrades allowed", o.Logger, o.Downgrade)
 	}
 }
 
@@ -148,11 +148,32 @@ func TestOptionErrors(t *testing.T) {
 		{Options{Name: "a/b"}, `Options.Name="a/b"`},
 		{Options{Name: "a", Probation: -1}, "Options.Probation=-1ns: must not be negative"},
 		{Options{Name: "a", CheckTimeout: -time.Second}, "Options.CheckTimeout=-1s: must not be negative"},
+		{Options{Name: "a", Downgrade: 2}, "Options.Downgrade=2: must be AllowDowngrade or RefuseDowngrade"},
+		{Options{Name: "a", Fingerprint: []byte("version")}, `Options.Fingerprint: embedded fingerprint: line 1: "version": must be key=value`},
 		{Options{Name: "a", MaxDraining: -1}, "Options.MaxDraining=-1: must not be negative"},
 		{Options{Name: "a", RuntimeDirectory: "run"}, `runtime directory "run": must be an absolute path`},
 	} {
 		if _, err := New(c.options); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("New(%+v): %v, want %q", c.options, err, c.want)
+		}
+	}
+}
+
+// Options.Version has the last word, then the embedded file, then the build.
+func TestVersionOfTheBuild(t *testing.T) {
+	for _, c := range []struct {
+		version, embedded string
+		want, ofTheBuild  string
+	}{
+		{"", "", "unknown", ""}, // go test stamps no version
+		{"", "revision=3f2a9c1e5b7d3f2a", "3f2a9c1e5b7d", ""},
+		{"", "version=1.4.0-2", "1.4.0-2", "1.4.0-2"},
+		{"blue", "version=1.4.0-2", "blue", "blue"},
+	} {
+		o := Options{Version: c.version, Fingerprint: []byte(c.embedded)}
+		f, err := o.build()
+		if err != nil || o.Version != c.want || f.Version != c.ofTheBuild || f.Program == "" {
+			t.Errorf("version %q, embedded %q: version %q, fingerprint %+v, %v; want %q, %q", c.version, c.embedded, o.Version, f, err, c.want, c.ofTheBuild)
 		}
 	}
 }

@@ -219,12 +219,13 @@ func (s *Service) start() {
 	tell, attempt := s.attemptReport(r.attempt), r.attempt
 	b, answer := r.checked.binary, r.checked.answer
 	r.checked = nil
-	c, err := s.startSuccessor(b, answer.Version)
+	next := answer.process(s.generation + 1)
+	c, err := s.startSuccessor(b, next)
 	if r.tried = b.file; s.lastGood == nil {
 		_ = b.close()
 		r.tried = nil
 	}
-	r.verdict.To = &control.Process{Generation: s.generation + 1, Version: answer.Version}
+	r.verdict.To = &next
 	if err == nil {
 		r.successor = c
 		r.verdict.To = &c.process
@@ -233,11 +234,9 @@ func (s *Service) start() {
 		s.follower.Store(c) // before it is looked what there is, so that nothing is missed
 		var list []passing
 		if list, err = s.passing(true); err == nil {
-			hello := handover.Hello{
-				Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: s.self().PID,
-				Instance: s.instance, Generation: s.generation + 1, Beat: s.opts.Beat, Last: s.lastVerdict(),
-				StartTimeout: s.opts.StartTimeout,
-			}
+			hello := s.hello()
+			hello.Instance, hello.Generation, hello.Last = s.instance, s.generation+1, s.lastVerdict()
+			hello.Beat, hello.StartTimeout = s.opts.Beat, s.opts.StartTimeout
 			s.states.follow(c)
 			s.states.expect(c, c.ended)
 			go s.handOver(c, hello, list, tell)
@@ -668,7 +667,8 @@ func (s *Service) reply(o control.Outcome) {
 			v.Reason = "the service was told to stop: " + r.reason
 		}
 		if r.checked != nil {
-			v.To = &control.Process{Generation: s.generation + 1, Version: r.checked.answer.Version}
+			to := r.checked.answer.process(s.generation + 1)
+			v.To = &to
 			if r.checked.binary != nil {
 				r.tried = r.checked.binary.file
 			}

@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 	"github.com/holdfast-go/holdfast/reexec/internal/lastgood"
 )
@@ -32,6 +34,25 @@ type checkAnswer struct {
 	Version  string         `json:"version"`
 	Versions handover.Range `json:"versions"`
 	Error    string         `json:"error,omitempty"`
+	// Fingerprint has what is embedded, too. A release before it leaves it out.
+	Fingerprint *fingerprint.Fingerprint `json:"fingerprint,omitempty"`
+}
+
+// complete adds what the file says for a release that does not say it itself.
+func (a *checkAnswer) complete(file fingerprint.Fingerprint) {
+	if a.Fingerprint == nil {
+		file.Version = a.Version
+		a.Fingerprint = &file
+	}
+}
+
+// process is what the checked program will be as generation.
+func (a checkAnswer) process(generation int) control.Process {
+	p := control.Process{Generation: generation, Version: a.Version}
+	if a.Fingerprint != nil {
+		p.Build = a.Fingerprint.Build()
+	}
+	return p
 }
 
 // precheck opens the new binary, checks it, and lets it check itself. The
@@ -48,8 +69,26 @@ func (s *Service) precheck(ctx context.Context) (c checked, err error) {
 	if err := c.binary.check(); err != nil {
 		return c, err
 	}
-	c.answer, err = s.selfCheck(ctx, c.binary)
-	return c, err
+	if c.answer, err = s.selfCheck(ctx, c.binary); err != nil {
+		return c, err
+	}
+	c.answer.complete(c.binary.fingerprint)
+	s.log.Info("pre-check passed", "path", c.binary.path, "version", c.answer.Fingerprint.String())
+	return c, s.checkDowngrade(c.binary.path, *c.answer.Fingerprint)
+}
+
+// checkDowngrade refuses an older version where Options.Downgrade says so. There
+// is nothing wrong with the file: it is no [faultError].
+func (s *Service) checkDowngrade(path string, next fingerprint.Fingerprint) error {
+	order, known := fingerprint.Compare(next.Version, s.fingerprint.Version)
+	switch {
+	case s.opts.Downgrade == AllowDowngrade:
+	case !known:
+		s.log.Warn("it is not known whether this is a downgrade", "path", path, "from", s.fingerprint.String(), "to", next.String())
+	case order < 0:
+		return fmt.Errorf("%s is version %s, the running one is %s, and Options.Downgrade refuses an older one: install a newer version, or change over with systemctl restart", path, next, s.fingerprint)
+	}
+	return nil
 }
 
 // selfCheck runs the new binary in check mode: no sockets, no NOTIFY_SOCKET,
@@ -178,8 +217,8 @@ func inCheckMode(opts Options) (io.Writer, bool, error) {
 }
 
 // runCheck answers the pre-check and returns the exit status.
-func runCheck(w io.Writer, opts Options) int {
-	answer := checkAnswer{Name: opts.Name, Version: opts.Version, Versions: handover.Ours}
+func runCheck(w io.Writer, opts Options, build fingerprint.Fingerprint) int {
+	answer := checkAnswer{Name: opts.Name, Version: opts.Version, Versions: handover.Ours, Fingerprint: &build}
 	if opts.Check != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), opts.CheckTimeout)
 		defer cancel()

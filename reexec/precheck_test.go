@@ -3,10 +3,13 @@
 package reexec
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 )
 
 // An answer that was written just before its writer ended is read, however
@@ -57,5 +60,24 @@ func TestAnswerIsBounded(t *testing.T) {
 	defer held.Close()
 	if got := readWritten(silent, 10)(); len(got) != 0 {
 		t.Errorf("read %q of nothing", got)
+	}
+}
+
+// A release before fingerprints says its version alone; its file says the rest.
+func TestAnswerWithoutFingerprint(t *testing.T) {
+	var a checkAnswer
+	if err := json.Unmarshal([]byte(`{"name":"myapp","version":"1.3.0","versions":{"oldest":1,"latest":2}}`), &a); err != nil {
+		t.Fatal(err)
+	}
+	a.complete(fingerprint.Fingerprint{Program: "p", Version: "v0.0.0", Revision: "3f2a9c1e5b7d", Modified: true})
+	if got := a.Fingerprint.String(); got != "1.3.0 (3f2a9c1, modified)" {
+		t.Errorf("it is %q", got)
+	}
+	if p := a.process(7); p.Version != "1.3.0" || p.Build != "3f2a9c1, modified" || p.Generation != 7 {
+		t.Errorf("its process is %+v", p)
+	}
+	a.complete(fingerprint.Fingerprint{})
+	if a.Fingerprint.Program != "p" {
+		t.Error("what it has said itself is replaced")
 	}
 }

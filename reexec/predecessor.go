@@ -58,7 +58,7 @@ type elder struct {
 // join takes the handover socket from the environment and receives all that
 // the predecessor hands over within patience. It returns nil without an error
 // when there is no predecessor.
-func join(name, version string, patience time.Duration) (*predecessor, inherited, error) {
+func join(ours handover.Hello, patience time.Duration) (*predecessor, inherited, error) {
 	// Children of the service, which may be services themselves, do not need it.
 	_ = os.Unsetenv(executableVariable)
 	value, ok := os.LookupEnv(handoverVariable)
@@ -93,7 +93,7 @@ func join(name, version string, patience time.Duration) (*predecessor, inherited
 	}
 	keepOOMScore(pid)
 	nameProcess(argv[0])
-	got, err := p.receive(name, version, patience)
+	got, err := p.receive(ours, patience)
 	if err != nil {
 		p.leave(err)
 		return nil, inherited{}, fmt.Errorf("reexec: join PID %d: %w", pid, err)
@@ -154,7 +154,7 @@ func takeStderr(fd int) error {
 
 // receive takes what is handed over. A predecessor that has not done so within
 // patience hangs.
-func (p *predecessor) receive(name, version string, patience time.Duration) (got inherited, err error) {
+func (p *predecessor) receive(ours handover.Hello, patience time.Duration) (got inherited, err error) {
 	if err := p.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return got, err
 	}
@@ -176,15 +176,17 @@ func (p *predecessor) receive(name, version string, patience time.Duration) (got
 		return got, err
 	}
 	p.process.Generation, p.process.Version = p.hello.Generation-1, p.hello.Version
-	ours := handover.Hello{Versions: handover.Ours, Name: name, Version: version, PID: os.Getpid()}
+	if p.hello.Fingerprint != nil {
+		p.process.Build = p.hello.Fingerprint.Build()
+	}
 	if err := p.conn.Send(handover.KindHello, ours); err != nil {
 		return got, err
 	}
 	if p.version, err = handover.Negotiate(handover.Ours, p.hello.Versions); err != nil {
 		return got, err
 	}
-	if p.hello.Name != name {
-		return got, fmt.Errorf("the predecessor is the service %q, this is %q", p.hello.Name, name)
+	if p.hello.Name != ours.Name {
+		return got, fmt.Errorf("the predecessor is the service %q, this is %q", p.hello.Name, ours.Name)
 	}
 	list, files, err := p.receiveDescriptors()
 	if err != nil {

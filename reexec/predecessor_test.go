@@ -92,7 +92,7 @@ func TestJoinRefusesForeignDescriptors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv(handoverVariable, fmt.Sprintf("%d,%d,%d", c.socket, minFD(w), os.Getppid()))
-			_, _, err := join("myapp", "1", time.Minute)
+			_, _, err := join(handover.Hello{Name: "myapp", Version: "1"}, time.Minute)
 			if err == nil || !strings.Contains(err.Error(), handoverVariable) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want it to name the variable and to say %q", err, c.want)
 			}
@@ -132,7 +132,7 @@ func TestReceiveFromOneThatHangs(t *testing.T) {
 			if err := say(theirs); err != nil {
 				t.Fatal(err)
 			}
-			_, err = (&predecessor{conn: conn}).receive("myapp", "1", 20*time.Millisecond)
+			_, err = (&predecessor{conn: conn}).receive(handover.Hello{Name: "myapp", Version: "1"}, 20*time.Millisecond)
 			if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), "the predecessor hangs: it did not hand over within 20ms") {
 				t.Errorf("error is %v", err)
 			}

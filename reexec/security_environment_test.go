@@ -57,7 +57,7 @@ func TestSocketOfAnotherProcess(t *testing.T) {
 	t.Setenv(handoverVariable, fmt.Sprintf("%d,%d,%d", pair[0], pair[1], os.Getppid()))
 	t.Setenv(executableVariable, "/bin/sh")
 	want := fmt.Sprintf("the socket is of PID %d: unset the variable in children of the service", os.Getpid())
-	if _, _, err := join("myapp", "1", patience); err == nil || !strings.Contains(err.Error(), want) {
+	if _, _, err := join(handover.Hello{Name: "myapp", Version: "1"}, patience); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want %q", err, want)
 	}
 	for _, name := range []string{handoverVariable, executableVariable} {

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-go/holdfast/activation"
 	"github.com/holdfast-go/holdfast/notify"
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
 )
@@ -32,6 +33,8 @@ type Service struct {
 	opts     Options
 	log      *slog.Logger
 	notifier *notify.Notifier
+
+	fingerprint fingerprint.Fingerprint // of this build
 
 	instance    string
 	generation  int
@@ -93,11 +96,15 @@ func New(opts Options) (_ *Service, err error) {
 	if opts, err = opts.withDefaults(); err != nil {
 		return nil, err
 	}
+	build, err := opts.build()
+	if err != nil {
+		return nil, err
+	}
 	switch w, ok, err := inCheckMode(opts); {
 	case err != nil:
 		return nil, err
 	case ok:
-		os.Exit(runCheck(w, opts))
+		os.Exit(runCheck(w, opts, build))
 	}
 	created.Lock()
 	defer created.Unlock()
@@ -106,7 +113,7 @@ func New(opts Options) (_ *Service, err error) {
 	}
 
 	s := &Service{
-		opts: opts, log: opts.Logger, since: time.Now(), generation: 1,
+		opts: opts, log: opts.Logger, fingerprint: build, since: time.Now(), generation: 1,
 		events:   make(chan event, 64),
 		upgrades: make(chan os.Signal, 1),
 		stops:    make(chan os.Signal, 4),
@@ -120,7 +127,7 @@ func New(opts Options) (_ *Service, err error) {
 	s.run.adding = make(chan struct{}, 1)
 	s.lastGood = openLastGood(opts.Version, argv[0], opts.Logger)
 	signal.Notify(s.upgrades, syscall.SIGUSR2)
-	pred, got, err := join(opts.Name, opts.Version, opts.StartTimeout)
+	pred, got, err := join(s.hello(), opts.StartTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +199,27 @@ func New(opts Options) (_ *Service, err error) {
 		go pred.listen(s.post, s.adopt, s.update, s.noteDrain)
 	}
 	exists = true
+	s.logBirth(hello)
 	return s, nil
+}
+
+// hello is what this generation says of itself to another.
+func (s *Service) hello() handover.Hello {
+	return handover.Hello{
+		Versions: handover.Ours, Name: s.opts.Name, Version: s.opts.Version, PID: os.Getpid(), Fingerprint: &s.fingerprint,
+	}
+}
+
+// logBirth says which build this is, and which one was there before it.
+func (s *Service) logBirth(before handover.Hello) {
+	args := []any{"version", s.fingerprint.String(), "program", s.fingerprint.Program, "generation", s.generation}
+	switch {
+	case before.Fingerprint != nil:
+		args = append(args, "after", before.Fingerprint.String())
+	case before.Version != "":
+		args = append(args, "after", before.Version)
+	}
+	s.log.Info("starting", args...)
 }
 
 // Listen returns the listener of that name: the predecessor's, or the one
@@ -319,6 +346,9 @@ func (s *Service) Go(name string, work func(ctx context.Context) error) {
 // Generation counts the versions since systemd started the service, from 1.
 func (s *Service) Generation() int { return s.generation }
 
+// Fingerprint is the build that runs, with what Options adds to it.
+func (s *Service) Fingerprint() fingerprint.Fingerprint { return s.fingerprint }
+
 // Version is Options.Version, or its default.
 func (s *Service) Version() string { return s.opts.Version }
 
@@ -335,7 +365,7 @@ func (s *Service) statusLocked() control.Status {
 		Protocol: control.Version, Name: s.opts.Name, Instance: s.instance,
 		State: stateWord(s.state), Since: s.since,
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
-		Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
+		Fingerprint: &s.fingerprint, Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
 		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(), Mode: s.opts.Mode.String(),
 		LastGood: s.lastGood.status(),
 	}
@@ -370,5 +400,5 @@ func stateWord(s machine.State) string {
 }
 
 func (s *Service) self() control.Process {
-	return control.Process{PID: os.Getpid(), Generation: s.generation, Version: s.opts.Version}
+	return control.Process{PID: os.Getpid(), Generation: s.generation, Version: s.opts.Version, Build: s.fingerprint.Build()}
 }

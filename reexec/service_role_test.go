@@ -36,6 +36,8 @@ const planVariable = "HOLDFAST_TEST_PLAN"
 type plan struct {
 	Name        string // default "service"
 	Version     string
+	Fingerprint string // Options.Fingerprint
+	Downgrade   reexec.Downgrade
 	Listeners   []planSocket  // the first one serves HTTP
 	Streams     []planSocket  // each line is answered with itself and the PID
 	Packets     []planSocket  // answered with the PID of who read
@@ -126,7 +128,7 @@ func runService(log *slog.Logger) error {
 		}
 	}
 	service, err := reexec.New(reexec.Options{
-		Name: cmp.Or(p.Name, "service"), Version: p.Version, RuntimeDirectory: p.Directory, CheckOnly: p.CheckOnly,
+		Name: cmp.Or(p.Name, "service"), Version: p.Version, Fingerprint: []byte(p.Fingerprint), Downgrade: p.Downgrade, RuntimeDirectory: p.Directory, CheckOnly: p.CheckOnly,
 		Check:  func(context.Context) error { return p.do(p.Check, "check") },
 		Health: p.health,
 		Beat:   p.Beat, Probation: p.Probation, StartTimeout: p.StartTimeout,

@@ -61,7 +61,7 @@ type report func(e machine.Event, reason string)
 // CLONE_PARENT: a plain fork makes it a grandchild of the manager, which then
 // never sees its death once it is main. The manager must reap such children;
 // systemd does.
-func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err error) {
+func (s *Service) startSuccessor(b *binary, next control.Process) (_ *successor, err error) {
 	underManager := s.notifier.Enabled()
 	if os.Getpid() == 1 {
 		return nil, errors.New("PID 1 of a container cannot be replaced while it runs: the container ends with it (and CLONE_PARENT is EINVAL); run systemd or a supervisor in the container, or replace the container")
@@ -107,8 +107,9 @@ func (s *Service) startSuccessor(b *binary, version string) (_ *successor, err e
 	}
 	raiseOOMScore(pid)
 	changed := b.unchanged()
+	next.PID = pid
 	c := &successor{
-		process: control.Process{PID: pid, Generation: s.generation + 1, Version: version},
+		process: next,
 		conn:    conn,
 		pidfd:   newProcess(pid, pidfd),
 		ours:    !underManager,

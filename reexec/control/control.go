@@ -15,6 +15,8 @@ package control
 import (
 	"fmt"
 	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 )
 
 // Version is the protocol version that this package speaks. It is the first
@@ -54,6 +56,9 @@ type Process struct {
 	PID        int    `json:"pid"`
 	Generation int    `json:"generation"`
 	Version    string `json:"version,omitempty"`
+	// Build tells builds of one version apart: "3f2a9c1, modified". It is empty
+	// where the version says it all, or nothing is known.
+	Build string `json:"build,omitempty"`
 }
 
 // Phase is one step of an upgrade and the time it took.
@@ -136,6 +141,9 @@ type Status struct {
 	Generation int       `json:"generation"`
 	Version    string    `json:"version"`
 	PID        int       `json:"pid"`
+	// Fingerprint is the build that runs; nil before the release of Holdfast that
+	// knows it.
+	Fingerprint *fingerprint.Fingerprint `json:"fingerprint,omitempty"`
 	// Successor is the process of the upgrade under way, if one was started.
 	Successor *Process `json:"successor,omitempty"`
 	// Draining are older generations that still answer what they have.

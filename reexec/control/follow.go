@@ -278,5 +278,9 @@ func (s Status) upgrading() bool {
 }
 
 func (s Status) process() Process {
-	return Process{PID: s.PID, Generation: s.Generation, Version: s.Version}
+	p := Process{PID: s.PID, Generation: s.Generation, Version: s.Version}
+	if s.Fingerprint != nil {
+		p.Build = s.Fingerprint.Build()
+	}
+	return p
 }

@@ -77,12 +77,19 @@ func describe(p control.Process) string {
 	s := fmt.Sprintf("PID %d", p.PID)
 	if p.Version != "" {
 		s += ", version " + p.Version
+		if p.Build != "" {
+			s += " (" + p.Build + ")"
+		}
 	}
 	return fmt.Sprintf("%s (generation %d)", s, p.Generation)
 }
 
 func processOf(st control.Status) control.Process {
-	return control.Process{PID: st.PID, Generation: st.Generation, Version: st.Version}
+	p := control.Process{PID: st.PID, Generation: st.Generation, Version: st.Version}
+	if st.Fingerprint != nil {
+		p.Build = st.Fingerprint.Build()
+	}
+	return p
 }
 
 // ago is a time with its distance from now, as systemctl shows it.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 )
 
 // The versions of the protocol that this code speaks. A release raises Latest
@@ -54,6 +55,9 @@ type Hello struct {
 	Name     string `json:"name"`
 	Version  string `json:"version"`
 	PID      int    `json:"pid"`
+	// Fingerprint is the sender's build. Releases before it do not send it, and
+	// overlook it.
+	Fingerprint *fingerprint.Fingerprint `json:"fingerprint,omitempty"`
 	// The rest is the predecessor's.
 	Instance   string           `json:"instance,omitempty"`
 	Generation int              `json:"generation,omitempty"` // of the successor

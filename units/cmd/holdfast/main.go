@@ -11,10 +11,10 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/control/command"
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 )
 
 // version is set by packagers: -ldflags '-X main.version=1.2.3'. Otherwise the
@@ -59,8 +59,9 @@ func buildVersion() string {
 	if version != "" {
 		return version
 	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
+	build, err := fingerprint.Self()
+	if err != nil {
+		return "unknown"
 	}
-	return "(devel)"
+	return build.String()
 }
