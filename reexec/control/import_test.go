@@ -16,11 +16,12 @@ func TestImports(t *testing.T) {
 	const (
 		module = "github.com/holdfast-go/holdfast/reexec/control"
 		build  = "github.com/holdfast-go/holdfast/reexec/fingerprint"
+		screen = module + "/command/term"
 		record = "github.com/holdfast-go/holdfast/reexec/internal/lastgood"
 	)
 	for pkg, want := range map[string]string{
 		module:              build + "\n" + module,
-		module + "/command": build + "\n" + module + "\n" + record + "\n" + module + "/command",
+		module + "/command": build + "\n" + module + "\n" + screen + "\n" + record + "\n" + module + "/command",
 	} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/control/command/term"
 )
 
 const reloadHelp = `Upgrade a running service to the binary that is now installed, and wait for the
@@ -89,7 +90,7 @@ func Reload(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, cancel := withTimeout(ctx, q.timeout)
 	defer cancel()
-	p := &progress{command: c, started: time.Now(), show: !quiet && !q.asJSON.on() && isTerminal(stderr)}
+	p := &progress{command: c, started: time.Now(), show: !quiet && !q.asJSON.on() && term.Of(stderr).Width > 0}
 	opts := control.FollowOptions{OnState: p.state, DownAfter: downAfter}
 	if os.Getenv("MAINPID") != "" { // systemd.exec(5): set for ExecReload=
 		opts.DownAfter = downAfterInUnit

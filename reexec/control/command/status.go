@@ -3,14 +3,12 @@
 package command
 
 import (
-	"cmp"
 	"context"
-	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/control/command/term"
 )
 
 const statusHelp = `Show what a running service says about itself.
@@ -50,90 +48,11 @@ func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if q.asJSON.on() {
 		err = q.asJSON.write(stdout, st)
 	} else {
-		_, err = io.WriteString(stdout, screen(st, time.Now()))
+		_, err = io.WriteString(stdout, View{Service: &st}.Screen(term.Of(stdout), time.Now()))
 	}
 	if err != nil {
 		c.Say("%s: write the status: %v", c.Name(), err)
 		return ExitFailed
 	}
 	return ExitOK
-}
-
-// screen lays a status out.
-func screen(st control.Status, now time.Time) string {
-	var b strings.Builder
-	row := func(label string, format string, args ...any) {
-		if label != "" {
-			label += ":"
-		}
-		fmt.Fprintf(&b, "%14s %s\n", label, printable(fmt.Sprintf(format, args...)))
-	}
-	title := st.Name
-	if st.Version != "" {
-		title += " " + st.Version
-	}
-	fmt.Fprintf(&b, "%s\n", printable(title))
-	row("State", "%s since %s", st.State, ago(st.Since, now))
-	row("Served by", "%s", describe(processOf(st)))
-	if st.Successor != nil {
-		row("Successor", "%s", describe(*st.Successor))
-	}
-	for i, p := range st.Draining {
-		row(firstOnly("Draining", i), "%s", describe(p))
-	}
-	for i, l := range st.Listeners {
-		row(firstOnly("Listeners", i), "%s: %s %s (%s)", l.Name, l.Network, l.Address, l.Origin)
-	}
-	if s := st.Store; s != nil && (len(s.Entries) > 0 || s.Warning != "") {
-		of := ""
-		if s.Limit > 0 {
-			of = fmt.Sprintf(" of %d", s.Limit)
-		}
-		row("FD store", "%d%s in use", len(s.Entries), of)
-		if s.Warning != "" {
-			row("", "warning: %s", s.Warning)
-		}
-	}
-	if st.Adopted > 0 {
-		row("Adopted", "%d connections", st.Adopted)
-	}
-	if d := st.LastDrain; d != nil {
-		row("Last drain", "%s in %.1fs", describe(d.Process), d.Seconds)
-		for _, h := range d.Holders {
-			row("", "%s", h)
-		}
-	}
-	if v := st.Last; v != nil {
-		row("Last upgrade", "%s on %s", v.Outcome, ago(v.Started, now))
-		if v.To != nil {
-			row("", "from %s to %s", describe(v.From), describe(*v.To))
-		}
-		if v.Reason != "" {
-			row("", "%s", v.Reason)
-		}
-		if len(v.Phases) > 0 {
-			row("", "%s", phases(v.Phases))
-		}
-	}
-	if g := st.LastGood; g != nil {
-		if g.Fallback != "" {
-			row("Runs instead", "the last good version, because %s", g.Fallback)
-		}
-		if g.Path != "" {
-			row("Last good", "%s of %s, %s", g.Version, ago(g.Since, now), g.Path)
-		}
-		for i, f := range g.Failed {
-			row(firstOnly("Failed", i), "%s on %s: %s", cmp.Or(f.Version, "a file"), ago(f.At, now), f.Reason)
-		}
-	}
-	row("Instance", "%s", st.Instance)
-	return b.String()
-}
-
-// firstOnly labels the first row of several.
-func firstOnly(label string, i int) string {
-	if i > 0 {
-		return ""
-	}
-	return label
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/control/command/term"
 )
 
 func TestStatus(t *testing.T) {
@@ -48,11 +49,11 @@ func TestStatus(t *testing.T) {
 			"     Successor: PID 700 (generation 4)\n",
 			"      Draining: PID 600, version 1.1 (generation 2)\n               PID 590 (generation 1)\n",
 			"     Listeners: http: tcp 127.0.0.1:8080 (socket unit)\n               admin: unix /run/admin.sock (bound)\n",
-			"      FD store: 2 of 4 in use\n               warning: a crash would lose 1 of 3 descriptors\n",
+			"      FD store: 2 of 4 in use (1 bound, 1 state)\n               warning: a crash would lose 1 of 3 descriptors\n",
 			"       Adopted: 412 connections\n",
 			"  Last upgrade: rolled back on Fri 2026-01-02 04:04:05 UTC",
 			"               from PID 640, version 1.2 (generation 3) to PID 812, version 1.3 (generation 4)\n",
-			"               the health check failed:\n    no database \\x1b[2J\n",
+			"               the health check failed:\n                   no database \\x1b[2J\n",
 			"               pre-check 0.1s, probation 5.0s\n",
 			"  Runs instead: the last good version, because it hangs\n",
 			"     Last good: 1.2 of Fri 2026-01-02 03:04:05 UTC",
@@ -84,7 +85,7 @@ func TestStatus(t *testing.T) {
 
 // A minimal status has no empty rows.
 func TestStatusMinimal(t *testing.T) {
-	got := screen(control.Status{Name: "myapp", Instance: "i1", State: "running", PID: 1, Generation: 1}, since)
+	got := View{Service: &control.Status{Name: "myapp", Instance: "i1", State: "running", PID: 1, Generation: 1}}.Screen(term.Terminal{}, since)
 	want := "myapp\n        State: running since an unknown time\n    Served by: PID 1 (generation 1)\n     Instance: i1\n"
 	if got != want {
 		t.Errorf("screen is %q, want %q", got, want)

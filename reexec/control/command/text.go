@@ -6,47 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/control/command/term"
 )
 
-// printable escapes what could move the cursor or change the terminal: a
-// service is another user's program, and its words are shown to root. Lines
-// after the first are indented, so that none can pass for one of ours.
-func printable(s string) string {
-	var b strings.Builder
-	for _, r := range strings.TrimRight(s, "\n") {
-		switch {
-		case r == '\n':
-			b.WriteString("\n    ")
-		case r == '\t':
-			b.WriteByte(' ')
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r < 0x80:
-			fmt.Fprintf(&b, `\x%02x`, r)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.String()
-}
-
-// isTerminal says whether somebody may watch w: whether it is a character
-// device. One that is no terminal, such as /dev/null, is not hurt by what is
-// shown there.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
+func printable(s string) string { return term.Printable(s) }
 
 // jsonMode is the value of --json=, as in systemd's tools.
 type jsonMode string

@@ -17,19 +17,3 @@ func TestDistance(t *testing.T) {
 		}
 	}
 }
-
-func TestPrintable(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain":             "plain",
-		"größe → 1":         "größe → 1",
-		"\x1b]0;x\x07":      `\x1b]0;x\x07`,
-		"a\nb\n":            "a\n    b",
-		"a\tb\r":            `a b\x0d`,
-		"\u009b2J\u202e":    `\u009b2J\u202e`,
-		string([]byte{255}): "\ufffd",
-	} {
-		if got := printable(in); got != want {
-			t.Errorf("printable(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
