@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -32,13 +33,23 @@ const bootTimeout = 2 * time.Minute
 // When the image is not in the cache, Boot builds it first; see [ContainerImage]. Without root the error
 // is [ErrNotRoot], where a program is missing it is a [*MissingError].
 func Boot(ctx context.Context, v Version) (*Machine, error) {
+	return bootContainer(ctx, v, ContainerImage)
+}
+
+// BootPolkit is [Boot] with polkit and sudo in the machine. The others have no polkit: there root alone may ask
+// for what needs it.
+func BootPolkit(ctx context.Context, v Version) (*Machine, error) {
+	return bootContainer(ctx, v, PolkitImage)
+}
+
+func bootContainer(ctx context.Context, v Version, find func(context.Context, Version, io.Writer) (*Image, error)) (*Machine, error) {
 	if err := RequireContainers(); err != nil {
 		return nil, err
 	}
 	if err := Sweep(ctx); err != nil {
 		return nil, err
 	}
-	image, err := ContainerImage(ctx, v, nil)
+	image, err := find(ctx, v, nil)
 	if err != nil {
 		return nil, err
 	}

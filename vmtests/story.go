@@ -19,6 +19,12 @@ func BootTest(tb testing.TB, v Version) *Machine {
 	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return Boot(ctx, v) })
 }
 
+// BootPolkitTest is [BootPolkit] for a test, as [BootTest] is [Boot].
+func BootPolkitTest(tb testing.TB, v Version) *Machine {
+	tb.Helper()
+	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return BootPolkit(ctx, v) })
+}
+
 // BootVMTest is [BootVM] for a test, as [BootTest] is [Boot].
 func BootVMTest(tb testing.TB, v Version) *Machine {
 	tb.Helper()

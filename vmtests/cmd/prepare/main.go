@@ -100,6 +100,8 @@ func prepare(ctx context.Context, r *report, versions []vmtests.Version, vm bool
 	for _, v := range versions {
 		jobs = append(jobs, job{fmt.Sprintf("image of %v", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
 			return vmtests.ContainerImage(ctx, v, log)
+		}}, job{fmt.Sprintf("image of %v with polkit", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
+			return vmtests.PolkitImage(ctx, v, log)
 		}})
 	}
 	if vm {
