@@ -5,7 +5,7 @@ package unit
 import (
 	"syscall"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // ExitSet is a set of exit codes and of signals.

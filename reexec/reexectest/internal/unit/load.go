@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // Load reads the files of a service and its sockets as the systemd of the
@@ -44,7 +44,7 @@ type loader struct {
 // source is a file, and the unit that it describes.
 type source struct {
 	File
-	name name
+	name unitfile.Name
 }
 
 func (l *loader) fail(file, format string, args ...any) {
@@ -55,7 +55,7 @@ func (l *loader) load() {
 	l.sort()
 	var services, sockets []source
 	for _, m := range l.mains {
-		if m.name.kind == "service" {
+		if m.name.Kind == "service" {
 			services = append(services, m)
 		} else {
 			sockets = append(sockets, m)
@@ -132,12 +132,12 @@ func (l *loader) sort() {
 			}
 			continue
 		}
-		n, err := parseName(f.Name)
+		n, err := unitfile.ParseName(f.Name)
 		switch {
 		case err != nil:
 			l.fail(f.Name, "%v", err)
-		case n.kind != "service" && n.kind != "socket":
-			l.fail(f.Name, "units of the type %q are not supported: only one service and its sockets", n.kind)
+		case n.Kind != "service" && n.Kind != "socket":
+			l.fail(f.Name, "units of the type %q are not supported: only one service and its sockets", n.Kind)
 		default:
 			l.mains = append(l.mains, source{File: f, name: n})
 		}
@@ -145,28 +145,28 @@ func (l *loader) sort() {
 }
 
 // instantiate fills the instance into the name of a template.
-func (l *loader) instantiate(s source, accept bool) (name, bool) {
+func (l *loader) instantiate(s source, accept bool) (unitfile.Name, bool) {
 	n := s.name
 	switch {
-	case !n.template && l.Instance != "" && n.kind == "service":
-		l.fail(s.Name, "an instance %q is told, and the service is no template: name the file %s@.service", l.Instance, n.prefix)
+	case !n.Template && l.Instance != "" && n.Kind == "service":
+		l.fail(s.Name, "an instance %q is told, and the service is no template: name the file %s@.service", l.Instance, n.Prefix)
 		return n, false
-	case !n.template || n.instance != "":
+	case !n.Template || n.Instance != "":
 		return n, true
 	case l.Instance == "" && !accept:
 		l.fail(s.Name, "the unit is a template and there is no instance to load it for")
 		return n, false
 	}
-	n.instance = cmp.Or(l.Instance, "0")
-	if _, err := parseName(n.String()); err != nil {
-		l.fail(s.Name, "the instance %q makes no name: %v", n.instance, err)
+	n.Instance = cmp.Or(l.Instance, "0")
+	if _, err := unitfile.ParseName(n.String()); err != nil {
+		l.fail(s.Name, "the instance %q makes no name: %v", n.Instance, err)
 		return n, false
 	}
 	return n, true
 }
 
 // connect checks that sockets and service are of one another.
-func (l *loader) connect(file name) {
+func (l *loader) connect(file unitfile.Name) {
 	service := l.set.Service
 	// Sockets= brings the sockets along; Service= of a socket does not.
 	for _, s := range service.Sockets {
@@ -177,9 +177,9 @@ func (l *loader) connect(file name) {
 	for _, s := range l.set.Sockets {
 		switch {
 		case s.Service == "": // it has faults enough
-		case s.Accept && !file.template:
+		case s.Accept && !file.Template:
 			l.fail(s.Name, "Accept=yes starts an instance of %s for each connection, and the service is %s: make it a template", s.Service, service.Name)
-		case s.Accept && s.Service != file.file().String(), !s.Accept && s.Service != service.Name:
+		case s.Accept && s.Service != file.File().String(), !s.Accept && s.Service != service.Name:
 			l.fail(s.Name, "the socket starts %s, which is not among the files: write Service=%s", s.Service, service.Name)
 		}
 		if !s.Accept && !slices.Contains(service.Sockets, s.Name) {
@@ -192,11 +192,11 @@ func (l *loader) connect(file name) {
 type context struct {
 	*loader
 	systemd    int
-	name       name
+	name       unitfile.Name
 	specifiers map[byte]string
 }
 
-func (l *loader) context(n name) context {
+func (l *loader) context(n unitfile.Name) context {
 	return context{loader: l, systemd: l.Systemd, name: n, specifiers: l.Specifiers.specifiers(n)}
 }
 
@@ -215,7 +215,7 @@ func (c *context) read(s source, section string, set map[string]setter) {
 			default:
 				c.faults = append(c.faults, &Error{
 					File: sec.File, Line: sec.Line, Section: sec.Name,
-					Reason: fmt.Sprintf(`a %s unit has no such section: it has [Unit], [%s] and [Install], and any that begins with "X-"`, c.name.kind, section),
+					Reason: fmt.Sprintf(`a %s unit has no such section: it has [Unit], [%s] and [Install], and any that begins with "X-"`, c.name.Kind, section),
 				})
 			}
 		}
@@ -234,7 +234,7 @@ func (c *context) read(s source, section string, set map[string]setter) {
 // wherever they are. Of those with the same name, the most specific counts.
 func (c *context) findDropins() []source {
 	byName := make(map[string]source)
-	for _, dir := range c.name.dropins(c.systemd) {
+	for _, dir := range c.name.DropIns(c.systemd) {
 		for _, f := range c.dropins[dir] {
 			file := path.Base(f.Name)
 			if _, ok := byName[file]; !ok {

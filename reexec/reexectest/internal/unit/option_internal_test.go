@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // An option that the table calls enforced is read, and one that is read is in
@@ -18,8 +20,8 @@ import (
 func TestTableAgreesWithSetters(t *testing.T) {
 	l := &loader{Options: Options{Systemd: NewestSystemd}, set: &Set{}}
 	for section, set := range map[string]map[string]setter{
-		"Service": (&serviceLoader{context: l.context(name{prefix: "a", kind: "service"}), Service: &Service{}}).setters(),
-		"Socket":  (&socketLoader{context: l.context(name{prefix: "a", kind: "socket"}), Socket: &Socket{}}).setters(),
+		"Service": (&serviceLoader{context: l.context(unitfile.Name{Prefix: "a", Kind: "service"}), Service: &Service{}}).setters(),
+		"Socket":  (&socketLoader{context: l.context(unitfile.Name{Prefix: "a", Kind: "socket"}), Socket: &Socket{}}).setters(),
 	} {
 		for _, o := range Known() {
 			if (o.Section == "Unit" || o.Section == section) && o.Handling == Enforced && set[o.Section+"."+o.Name] == nil {
@@ -128,44 +130,6 @@ func TestOneEdit(t *testing.T) {
 		}
 		if got := oneEdit(c.b, c.a); got != c.want {
 			t.Errorf("oneEdit(%q, %q) = %v", c.b, c.a, got)
-		}
-	}
-}
-
-func TestNames(t *testing.T) {
-	for _, c := range []struct {
-		text, stem, last, dropins string
-	}{
-		{"myapp.service", "myapp", "myapp", "myapp.service.d service.d"},
-		{"foo-bar-baz.socket", "foo-bar-baz", "baz", "foo-bar-baz.socket.d foo-bar-.socket.d foo-.socket.d socket.d"},
-		{"foo-bar@x.service", "foo-bar@x", "bar", "foo-bar@x.service.d foo-bar@.service.d foo-@x.service.d foo-@.service.d service.d"},
-		{"a.b.service", "a.b", "a.b", "a.b.service.d service.d"},
-		{"a@b@c.service", "a@b@c", "a", "a@b@c.service.d a@.service.d service.d"},
-		{"-.service", "-", "", "-.service.d service.d"},
-		{"a--b.service", "a--b", "b", "a--b.service.d a-.service.d service.d"},
-	} {
-		n, err := parseName(c.text)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		if n.String() != c.text || n.stem() != c.stem || n.lastPart() != c.last || strings.Join(n.dropins(252), " ") != c.dropins {
-			t.Errorf("%s: %s %s %s %q", c.text, n, n.stem(), n.lastPart(), n.dropins(252))
-		}
-	}
-	for _, text := range []string{"", "a", ".service", "@.service", "@a.service", "a b.service", "a/b.service", "ä.service", "a.", strings.Repeat("a", 248) + ".service"} {
-		if n, err := parseName(text); err == nil {
-			t.Errorf("parseName(%q) = %v, want an error", text, n)
-		}
-	}
-}
-
-func TestUnescapeName(t *testing.T) {
-	for text, want := range map[string]string{
-		"a-b": "a/b", `a\x2db`: "a-b", `a\x2`: `a\x2`, `a\xzz`: `a\xzz`, "": "", `\x00`: `\x00`, `\x2f\x2f`: "//",
-	} {
-		if got := unescapeName(text); got != want {
-			t.Errorf("unescapeName(%q) = %q, want %q", text, got, want)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // defaultTimeout is DefaultTimeoutStartSec= and DefaultTimeoutStopSec=.
@@ -34,9 +34,9 @@ type serviceLoader struct {
 // bad-setting.
 const systemdRefuses = "systemd refuses to load the unit (bad-setting): "
 
-func (l *loader) loadService(src source, n name) *Service {
+func (l *loader) loadService(src source, n unitfile.Name) *Service {
 	s := &serviceLoader{context: l.context(n), Service: &Service{
-		Name: n.String(), Instance: n.instance, Description: n.String(),
+		Name: n.String(), Instance: n.Instance, Description: n.String(),
 		NotifyAccess: "none", ExitType: "main",
 		TimeoutStart: defaultTimeout, TimeoutStop: defaultTimeout, RuntimeMax: Infinity,
 		TimeoutStartFailureMode: "terminate", TimeoutStopFailureMode: "terminate",

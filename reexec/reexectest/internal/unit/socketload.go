@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // socketLoader is a socket that is being read.
@@ -20,9 +20,9 @@ type socketLoader struct {
 	*Socket
 }
 
-func (l *loader) loadSocket(src source, n name) *Socket {
+func (l *loader) loadSocket(src source, n unitfile.Name) *Socket {
 	s := &socketLoader{context: l.context(n), Socket: &Socket{
-		Name: n.String(), Instance: n.instance, Description: n.String(),
+		Name: n.String(), Instance: n.Instance, Description: n.String(),
 		Backlog: defaultBacklog(l.Systemd), BindIPv6Only: "default",
 		SocketMode: 0o666, DirectoryMode: 0o755,
 		AcceptFileDescriptors: true,
@@ -182,9 +182,9 @@ func (s *socketLoader) rate(interval time.Duration, burst, limit int) (time.Dura
 func (s *socketLoader) verify() error {
 	explicit := s.Service != ""
 	if !explicit {
-		n := s.name.withKind("service")
+		n := s.name.WithKind("service")
 		if s.Accept {
-			n.template, n.instance = true, ""
+			n.Template, n.Instance = true, ""
 		}
 		s.Service = n.String()
 	}
@@ -316,11 +316,11 @@ func (s *socketLoader) service(a unitfile.Assignment) error {
 	if err != nil {
 		return err
 	}
-	n, err := parseName(text)
+	n, err := unitfile.ParseName(text)
 	if err != nil {
 		return err
 	}
-	if n.kind != "service" {
+	if n.Kind != "service" {
 		return fmt.Errorf("%q is no service", text)
 	}
 	s.Socket.Service = text

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // specifierSince are the specifiers that are newer than OldestSystemd.
@@ -29,7 +29,7 @@ var specifierReason = map[byte]string{
 }
 
 // specifiers returns what each specifier stands for in the unit.
-func (s Specifiers) specifiers(n name) map[byte]string {
+func (s Specifiers) specifiers(n unitfile.Name) map[byte]string {
 	host := s.Host
 	if host == "" {
 		host, _ = os.Hostname() // an empty one is a value too
@@ -37,21 +37,21 @@ func (s Specifiers) specifiers(n name) map[byte]string {
 	runtimeDir := cmp.Or(s.Runtime, "/run")
 	fragments := cmp.Or(s.Fragments, "/etc/systemd/system")
 	label, _, _ := strings.Cut(host, ".")
-	f := n.prefix
-	if n.instance != "" {
-		f = n.instance
+	f := n.Prefix
+	if n.Instance != "" {
+		f = n.Instance
 	}
-	f = unescapeName(f)
+	f = unitfile.UnescapeName(f)
 	if !strings.HasPrefix(f, "/") {
 		f = "/" + f
 	}
 	values := map[byte]string{
-		'n': n.String(), 'N': n.stem(),
-		'p': n.prefix, 'P': unescapeName(n.prefix),
-		'i': n.instance, 'I': unescapeName(n.instance),
-		'j': n.lastPart(), 'J': unescapeName(n.lastPart()),
+		'n': n.String(), 'N': n.Stem(),
+		'p': n.Prefix, 'P': unitfile.UnescapeName(n.Prefix),
+		'i': n.Instance, 'I': unitfile.UnescapeName(n.Instance),
+		'j': n.LastPart(), 'J': unitfile.UnescapeName(n.LastPart()),
 		'f': f,
-		'y': fragments + "/" + n.file().String(), 'Y': fragments,
+		'y': fragments + "/" + n.File().String(), 'Y': fragments,
 
 		't': runtimeDir,
 		'S': cmp.Or(s.State, "/var/lib"),

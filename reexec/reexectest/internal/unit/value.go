@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // The setters of this file read the kinds of values that several options have.
@@ -163,11 +163,11 @@ func (c *context) units(p *[]string, kind string) setter {
 			if err != nil {
 				return err
 			}
-			n, err := parseName(text)
+			n, err := unitfile.ParseName(text)
 			if err != nil {
 				return err
 			}
-			if kind != "" && n.kind != kind {
+			if kind != "" && n.Kind != kind {
 				return fmt.Errorf("%q is no %s unit", text, kind)
 			}
 			*p = append(*p, text)

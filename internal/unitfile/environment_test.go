@@ -10,7 +10,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 func TestParseEnvironment(t *testing.T) {

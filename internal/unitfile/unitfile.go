@@ -2,8 +2,9 @@
 
 // Package unitfile reads the syntax of unit files, as systemd.syntax(7) and the
 // manual pages of the options have it: sections and assignments, specifiers,
-// quoting, command lines, environments, time spans, sizes, signals and exit
-// status names. It knows no option: package unit does.
+// quoting, command lines, environments, time spans, sizes, signals, exit status
+// names and the names of units. It knows no option: those who read it do, which
+// are the stand-in of package reexectest and package check.
 //
 // It reads what systemd reads, in the same way. Where systemd logs a warning
 // and goes on without the line, there is an error here: a test wants to know.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unitfile"
+	"github.com/holdfast-go/holdfast/internal/unitfile"
 )
 
 // show writes what was parsed as "line Section.Key=Value".

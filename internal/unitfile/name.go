@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package unit
+package unitfile
 
 import (
 	"fmt"
@@ -8,27 +8,27 @@ import (
 	"strings"
 )
 
-// name is the name of a unit, taken apart.
-type name struct {
-	prefix   string // "myapp"
-	template bool   // there is an "@"
-	instance string // "1"; empty for a template itself
-	kind     string // "service"
+// Name is the name of a unit, taken apart.
+type Name struct {
+	Prefix   string // "myapp"
+	Template bool   // there is an "@"
+	Instance string // "1"; empty for a template itself
+	Kind     string // "service"
 }
 
-// parseName takes a name apart and checks it, as systemd.unit(5) has it.
-func parseName(text string) (name, error) {
-	var n name
+// ParseName takes a name apart and checks it, as systemd.unit(5) has it.
+func ParseName(text string) (Name, error) {
+	var n Name
 	base, kind, ok := cutLast(text, '.')
-	n.kind = kind
+	n.Kind = kind
 	if !ok || base == "" || kind == "" {
 		return n, fmt.Errorf(`%q is not the name of a unit: it ends in no type such as ".service"`, text)
 	}
 	if len(text) > 255 {
 		return n, fmt.Errorf("the name of the unit has %d bytes, and systemd takes 255: %.40q", len(text), text)
 	}
-	n.prefix, n.instance, n.template = strings.Cut(base, "@")
-	if n.prefix == "" {
+	n.Prefix, n.Instance, n.Template = strings.Cut(base, "@")
+	if n.Prefix == "" {
 		return n, fmt.Errorf(`%q is not the name of a unit: there is nothing before the "@"`, text)
 	}
 	valid := func(r rune) bool {
@@ -49,62 +49,62 @@ func cutLast(s string, sep byte) (before, after string, found bool) {
 }
 
 // String is the name: that of the template when there is no instance.
-func (n name) String() string { return n.stem() + "." + n.kind }
+func (n Name) String() string { return n.Stem() + "." + n.Kind }
 
-// stem is the name without its type, %N.
-func (n name) stem() string {
-	if n.template {
-		return n.prefix + "@" + n.instance
+// Stem is the name without its type, %N.
+func (n Name) Stem() string {
+	if n.Template {
+		return n.Prefix + "@" + n.Instance
 	}
-	return n.prefix
+	return n.Prefix
 }
 
-// withKind is the same name with another type.
-func (n name) withKind(kind string) name {
-	n.kind = kind
+// WithKind is the same name with another type.
+func (n Name) WithKind(kind string) Name {
+	n.Kind = kind
 	return n
 }
 
-// file is the name of the file: that of the template.
-func (n name) file() name {
-	n.instance = ""
+// File is the name of the file: that of the template.
+func (n Name) File() Name {
+	n.Instance = ""
 	return n
 }
 
-// dropins are the directories of drop-ins, the most specific first: those of
+// DropIns are the directories of drop-ins, the most specific first: those of
 // the unit, of its template, of what its prefix begins with up to a dash, and
 // of its type.
-func (n name) dropins(systemd int) []string {
+func (n Name) DropIns(systemd int) []string {
 	var dirs []string
 	for {
 		dirs = append(dirs, n.String()+".d")
-		if n.template && n.instance != "" {
-			dirs = append(dirs, n.file().String()+".d")
+		if n.Template && n.Instance != "" {
+			dirs = append(dirs, n.File().String()+".d")
 		}
-		prefix, _, found := cutLast(strings.TrimRight(n.prefix, "-"), '-')
+		prefix, _, found := cutLast(strings.TrimRight(n.Prefix, "-"), '-')
 		if prefix = strings.TrimRight(prefix, "-"); !found || prefix == "" {
 			break
 		}
-		n.prefix = prefix + "-"
+		n.Prefix = prefix + "-"
 	}
 	if systemd >= 244 {
-		dirs = append(dirs, n.kind+".d")
+		dirs = append(dirs, n.Kind+".d")
 	}
 	return dirs
 }
 
-// lastPart is the part of the prefix after its last dash, %j.
-func (n name) lastPart() string {
-	_, after, found := cutLast(n.prefix, '-')
+// LastPart is the part of the prefix after its last dash, %j.
+func (n Name) LastPart() string {
+	_, after, found := cutLast(n.Prefix, '-')
 	if !found {
-		return n.prefix
+		return n.Prefix
 	}
 	return after
 }
 
-// unescapeName undoes the escaping of systemd-escape(1): "-" is a slash, "\x2d"
+// UnescapeName undoes the escaping of systemd-escape(1): "-" is a slash, "\x2d"
 // a dash.
-func unescapeName(s string) string {
+func UnescapeName(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		switch {
