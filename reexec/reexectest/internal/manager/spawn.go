@@ -17,8 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-go/holdfast/internal/unitfile"
 	"github.com/holdfast-go/holdfast/reexec/reexectest/internal/unit"
+	"github.com/holdfast-go/holdfast/units/unitfile"
 )
 
 // A passed is a descriptor that a process starts with.

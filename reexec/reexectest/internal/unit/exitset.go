@@ -5,7 +5,7 @@ package unit
 import (
 	"syscall"
 
-	"github.com/holdfast-go/holdfast/internal/unitfile"
+	"github.com/holdfast-go/holdfast/units/unitfile"
 )
 
 // ExitSet is a set of exit codes and of signals.

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/holdfast-go/holdfast/internal/unitfile"
+	"github.com/holdfast-go/holdfast/units/unitfile"
 )
 
 // An option that the table calls enforced is read, and one that is read is in

@@ -6,7 +6,7 @@
 // the reason; an option that is in no table is an error.
 package unit
 
-import "github.com/holdfast-go/holdfast/internal/unitfile"
+import "github.com/holdfast-go/holdfast/units/unitfile"
 
 // File is one unit file or drop-in.
 type File struct {

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/holdfast-go/holdfast/internal/unitfile"
+	"github.com/holdfast-go/holdfast/units/unitfile"
 )
 
 // The setters of this file read the kinds of values that several options have.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/holdfast-go/holdfast/internal/unitfile"
+	"github.com/holdfast-go/holdfast/units/unitfile"
 )
 
 func TestNames(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-go/holdfast/internal/unitfile"
+	"github.com/holdfast-go/holdfast/units/unitfile"
 )
 
 // show writes what was parsed as "line Section.Key=Value".
