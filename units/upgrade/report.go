@@ -51,7 +51,7 @@ type UnitReport struct {
 	Wave    int       `json:"wave"` // from 0, the canary
 	Outcome Outcome   `json:"outcome"`
 	Reason  string    `json:"reason,omitempty"`
-	Gate    string    `json:"gate,omitempty"` // that failed: "process", "health", "ready", "errors"
+	Gate    string    `json:"gate,omitempty"` // that failed: "process", "version", "health", "ready", "errors"
 	From    Version   `json:"from"`
 	To      Version   `json:"to"` // that serves now
 	Started time.Time `json:"started"`
@@ -71,18 +71,23 @@ type Version struct {
 
 // Event is progress. The zero value of what does not belong to its Kind.
 type Event struct {
-	ID   string    `json:"id"`
-	At   time.Time `json:"at"`
-	Kind string    `json:"kind"` // "wave", "unit", "state", "gate", "pause", "done"
-	Unit string    `json:"unit,omitempty"`
-	Wave int       `json:"wave"`
-	// Phase is that of the helper, State the service's own.
-	Phase string  `json:"phase,omitempty"`
-	State string  `json:"state,omitempty"`
-	Text  string  `json:"text,omitempty"`
-	Done  int     `json:"done"`  // units that are finished
-	Total int     `json:"total"` // of so many
-	Left  float64 `json:"left,omitempty"`
+	ID string    `json:"id"`
+	At time.Time `json:"at"`
+	// Kind is "wave", "unit" (another Phase), "state" (another State of the service),
+	// "gate" (a look in the soak: Text is "ok" or what has failed), "pause" or "done".
+	Kind string `json:"kind"`
+	Unit string `json:"unit,omitempty"`
+	Wave int    `json:"wave"`
+	// Phase is that of the helper: "check", "reload", "soak", "held" (it has passed its
+	// gates, and its wave is not over), "rollback" or "done". State is the service's own,
+	// and Text then its status text.
+	Phase string `json:"phase,omitempty"`
+	State string `json:"state,omitempty"`
+	Text  string `json:"text,omitempty"`
+	Done  int    `json:"done"`  // units that are finished
+	Total int    `json:"total"` // of so many
+	// Left are the seconds until the end of the soak or of the pause.
+	Left float64 `json:"left,omitempty"`
 	// Report is in the last one.
 	Report *Report `json:"report,omitempty"`
 }
