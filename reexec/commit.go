@@ -98,8 +98,15 @@ func (h *State) commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if f.stored, err = h.states.store.put(ctx, stateKey(h.name, f.Version), f.file); err != nil {
+	put := h.states.store.put
+	if h.spare {
+		put = h.states.store.putSpare
+	}
+	if f.stored, err = put(ctx, stateKey(h.name, f.Version), f.file); err != nil {
 		f.close()
+		if h.spare && errors.Is(err, ErrStoreFull) {
+			h.dropStored()
+		}
 		return err
 	}
 	f.origin = fromStore
@@ -111,6 +118,20 @@ func (h *State) commit(ctx context.Context) error {
 	h.keep([]*heldFrame{f}, nil)
 	h.tidy(ctx)
 	return nil
+}
+
+// dropStored forgets the frame of our format, which had to leave the fd store.
+func (h *State) dropStored() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.committed = nil
+	h.kept = slices.DeleteFunc(h.kept, func(f *heldFrame) bool {
+		ours := f.Version == h.def.version
+		if ours {
+			f.close()
+		}
+		return ours
+	})
 }
 
 // tidy has systemd keep the frames that are for older versions, and forget those

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/holdfast-go/holdfast/reexec/control"
 )
 
 // ErrDrainTimeout is the cause of the end of a context that [Service.OnDrain]
@@ -31,10 +33,10 @@ type drain struct {
 	hurryOnce sync.Once
 	cutOnce   sync.Once
 
-	ending context.Context // of the finishers
-	end    context.CancelCauseFunc
-	record record
-	report sync.Once
+	ending   context.Context // of the finishers
+	end      context.CancelCauseFunc
+	record   record
+	reported sync.Once
 }
 
 // finisher is what the service has registered by [Service.OnDrain].
@@ -100,6 +102,15 @@ func (d *drain) finish() <-chan struct{} {
 	done := make(chan struct{})
 	go func() { all.Wait(); close(done) }()
 	return done
+}
+
+// report sums the drain up.
+func (d *drain) report(p control.Process) control.Drain {
+	sum := d.record.report(p)
+	if d.mover != nil {
+		sum.Moved = int(d.mover.count.Load())
+	}
+	return sum
 }
 
 // farewell is how long before the deadline those who are left are told: time

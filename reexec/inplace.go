@@ -349,7 +349,7 @@ func (s *Service) becomeNow(path string, v control.Verdict, generation int) erro
 	m := &manifest{
 		Hello:    s.hello(),
 		Executed: sinceBoot(), Verdict: v, Signalled: r.early,
-		Drain: s.drain.record.report(s.self()), Connections: r.gathered.connections,
+		Drain: s.drain.report(s.self()), Connections: r.gathered.connections,
 	}
 	m.Instance, m.Generation, m.Last, m.StartTimeout = s.instance, generation, s.lastVerdict(), s.opts.StartTimeout
 	for _, p := range r.gathered.list {
@@ -403,10 +403,11 @@ func (s *Service) conclude() {
 	s.logVerdict(v)
 	s.mu.Lock()
 	s.last = &v
-	if v.Outcome == control.Upgraded {
-		s.lastDrain = &s.renewed.Drain
-	}
 	s.mu.Unlock()
+	s.noteVerdict(v)
+	if v.Outcome == control.Upgraded {
+		s.noteDrain(s.renewed.Drain)
+	}
 	s.run.early = s.run.early || s.renewed.Signalled
 	s.renewed.adopt(s)
 }

@@ -33,6 +33,7 @@ type mover struct {
 	done   chan struct{}
 	once   sync.Once
 	over   chan struct{} // closed when run has returned
+	count  atomic.Int64  // connections that are the other side's: idle ones and sessions
 
 	// settled is closed when no more idle connections will move; sessions may.
 	settled    chan struct{}
@@ -150,6 +151,9 @@ func (m *mover) run() {
 			m.end()
 		}
 		for i, o := range batch {
+			if fates[i] == taken {
+				m.count.Add(1)
+			}
 			switch {
 			case o.set == nil:
 			case fates[i] == taken:

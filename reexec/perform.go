@@ -156,7 +156,7 @@ func (s *Service) perform(a machine.Action) {
 		s.log.Warn("connections are cut", "open", s.inv.openConnections(), "after", s.opts.DrainTimeout)
 		s.drain.abandon()
 		s.addLast()
-		s.drain.report.Do(s.reportDrain)
+		s.drain.reported.Do(s.reportDrain)
 	case machine.ReplyUpgraded:
 		s.reply(control.Upgraded)
 	case machine.ReplyRefused:
@@ -484,6 +484,7 @@ func (s *Service) becomeMain() {
 		s.mu.Lock()
 		s.last = s.predecessor.hello.Last
 		s.mu.Unlock()
+		s.noteTakeover()
 		restoreOOMScore()
 		_ = debug.SetCrashOutput(nil, debug.CrashOptions{})
 	}
@@ -629,14 +630,14 @@ func (s *Service) addLast() {
 
 func (s *Service) drained(err error) {
 	s.addLast()
-	s.drain.report.Do(s.reportDrain) // unless it was cut
+	s.drain.reported.Do(s.reportDrain) // unless it was cut
 	s.send(event{kind: machine.Drained, err: err})
 }
 
 // reportDrain says what the drain has waited for, in the log and to the next
 // main, whose status shows it.
 func (s *Service) reportDrain() {
-	d := s.drain.record.report(s.self())
+	d := s.drain.report(s.self())
 	var heldUp []string
 	for _, h := range d.Holders {
 		heldUp = append(heldUp, h.String())
@@ -646,13 +647,6 @@ func (s *Service) reportDrain() {
 		// It need not be heard: the next main may be gone, or draining itself.
 		_ = s.run.successor.conn.Send(handover.KindDrained, handover.Drained{Drain: d})
 	}
-}
-
-// noteDrain is the predecessor's report.
-func (s *Service) noteDrain(d control.Drain) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lastDrain = &d
 }
 
 // reply ends the upgrade under way: one verdict for those who asked for it,
@@ -685,6 +679,7 @@ func (s *Service) reply(o control.Outcome) {
 	s.mu.Unlock()
 	s.follower.Store(nil)
 	if o != control.Upgraded {
+		s.noteVerdict(v)
 		s.states.follow(nil)
 		r.successorOver(o)
 		if s.state == machine.Serving {

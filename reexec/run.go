@@ -448,7 +448,7 @@ func (s *Service) enter(next machine.State, e event) {
 	if next == machine.Checking {
 		r.attempt++
 		r.before = ""
-		r.verdict = control.Verdict{From: s.self(), Started: now}
+		r.verdict = control.Verdict{From: s.self(), Started: now, Before: memoryNow()}
 	}
 	if r.timer != nil {
 		r.timer.Stop()

@@ -36,6 +36,7 @@ type Service struct {
 
 	fingerprint fingerprint.Fingerprint // of this build
 
+	began       time.Time // when New was called
 	instance    string
 	generation  int
 	predecessor *predecessor // nil if no other process started this one
@@ -47,6 +48,7 @@ type Service struct {
 	drain   *drain
 	workers []*worker
 	tickets *ticketKeys
+	history *history
 	// lastGood is nil unless the launcher has started the service.
 	lastGood *lastGood
 
@@ -113,7 +115,7 @@ func New(opts Options) (_ *Service, err error) {
 	}
 
 	s := &Service{
-		opts: opts, log: opts.Logger, fingerprint: build, since: time.Now(), generation: 1,
+		opts: opts, log: opts.Logger, fingerprint: build, began: time.Now(), generation: 1,
 		events:   make(chan event, 64),
 		upgrades: make(chan os.Signal, 1),
 		stops:    make(chan os.Signal, 4),
@@ -122,6 +124,7 @@ func New(opts Options) (_ *Service, err error) {
 
 		watchers: map[*watcher]bool{},
 	}
+	s.since = s.began
 	s.run.farewell = func() bool { return false }
 	s.run.thaw = func() {}
 	s.run.adding = make(chan struct{}, 1)
@@ -182,6 +185,9 @@ func New(opts Options) (_ *Service, err error) {
 		s.states.arrive(name, &heldFrame{file: e.file, stored: e.name, origin: fromStore})
 	}
 	if s.tickets, err = newTicketState(s.states, time.Now()); err != nil {
+		return nil, err
+	}
+	if s.history, err = newHistory(s.states); err != nil {
 		return nil, err
 	}
 	s.inv = newInventory(got.set, s.store, s.log)
@@ -369,6 +375,7 @@ func (s *Service) statusLocked() control.Status {
 		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(), Mode: s.opts.Mode.String(),
 		LastGood: s.lastGood.status(),
 	}
+	st.History, st.Attempts = s.history.list()
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {
 		if e.handle.alive() {
 			return false

@@ -145,6 +145,8 @@ type State struct {
 	// hidden says that the service has no use for it so far: it is a ready-made
 	// one. Nil: never.
 	hidden func() bool
+	// spare: the fd store has it only where it takes no place from others.
+	spare bool
 
 	calling chan struct{} // full while a function of the service is being called
 

@@ -45,6 +45,10 @@ func newKeeper(t *testing.T) *keeper {
 	return k
 }
 
+func (k *keeper) putSpare(ctx context.Context, key string, conn syscall.Conn, options ...notify.Field) (string, error) {
+	return k.put(ctx, key, conn, options...)
+}
+
 func (k *keeper) put(_ context.Context, key string, conn syscall.Conn, _ ...notify.Field) (string, error) {
 	if hold := k.hold; hold != nil {
 		<-hold

@@ -48,6 +48,7 @@ const (
 // frameStore is the fd store, as far as states need it.
 type frameStore interface {
 	put(ctx context.Context, key string, conn syscall.Conn, opts ...notify.Field) (stored string, err error)
+	putSpare(ctx context.Context, key string, conn syscall.Conn, opts ...notify.Field) (stored string, err error)
 	remove(ctx context.Context, stored string) error
 }
 

@@ -411,6 +411,48 @@ func (st *fdStore) put(ctx context.Context, key string, conn syscall.Conn, optio
 	return names[0], nil
 }
 
+// putSpare is put for what nobody misses: it is stored only where a place is left
+// beside it, so that it is in nothing's way, and its absence is no reason to warn.
+// Then nothing older stays, either.
+func (st *fdStore) putSpare(ctx context.Context, key string, conn syscall.Conn, options ...notify.Field) (stored string, err error) {
+	end, err := st.begin(ctx)
+	if err != nil {
+		return "", &StoreError{Op: "store", Name: key, Err: err}
+	}
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
+	defer cancel()
+	for err = st.removeDoomed(); err == nil; err = st.removeDoomed() {
+		st.mu.Lock()
+		room := !st.tight && (st.limit == 0 || st.countLocked()+1 < st.limit)
+		st.mu.Unlock()
+		if room {
+			if stored, err = st.push(storing{key, conn, options}); err == nil {
+				room, err = st.probe(ctx)
+			}
+			if err == nil && room {
+				st.settle(stored)
+				return stored, nil
+			}
+			st.takeBack([]string{stored})
+			if err != nil {
+				break
+			}
+		}
+		// Perhaps there is room without the older one.
+		older := st.under(key)
+		if len(older) == 0 {
+			err = ErrStoreFull
+			break
+		}
+		st.doom(older...)
+	}
+	if err := st.removeDoomed(); err != nil {
+		return "", err
+	}
+	return "", &StoreError{Op: "store", Name: key, Err: err}
+}
+
 // batchSize bounds what is stored before systemd is asked whether there was
 // room: beyond it systemd would log a warning for each.
 const batchSize = 64

@@ -24,6 +24,9 @@ import (
 // [Error] that lists what it speaks.
 const Version = 1
 
+// MaxHistory is the length of [Status.History].
+const MaxHistory = 16
+
 // SocketName is the name of the control socket inside the runtime directory.
 const SocketName = "control.sock"
 
@@ -76,6 +79,25 @@ type Verdict struct {
 	To      *Process  `json:"to,omitempty"`
 	Started time.Time `json:"started"`
 	Phases  []Phase   `json:"phases,omitempty"`
+	// Before is what main had when the attempt began, After what main has once the
+	// verdict is given: the new version if it was upgraded. Only main itself knows
+	// that, so the verdict that is given to who has asked is without After.
+	Before *Memory `json:"before,omitempty"`
+	After  *Memory `json:"after,omitempty"`
+	// Drain is how the old version ended after an upgrade; nil until that is known.
+	Drain *DrainSum `json:"drain,omitempty"`
+}
+
+// Memory is what a process has of it, in bytes.
+type Memory struct {
+	Resident uint64 `json:"resident"`
+	Heap     uint64 `json:"heap"` // of Go: objects that live or are not collected yet
+}
+
+// DrainSum is a [Drain] in a verdict.
+type DrainSum struct {
+	Seconds float64 `json:"seconds"`
+	Moved   int     `json:"moved"`
 }
 
 // Drain says how long a generation took to end after another became main.
@@ -83,6 +105,9 @@ type Drain struct {
 	Process
 	Began   time.Time `json:"began"`
 	Seconds float64   `json:"seconds"`
+	// Moved are the idle connections and the sessions that went on in another
+	// generation.
+	Moved int `json:"moved,omitempty"`
 	// Holders are what it waited for, the longest first.
 	Holders []Holder `json:"holders,omitempty"`
 }
@@ -156,6 +181,14 @@ type Status struct {
 	LastDrain *Drain `json:"last_drain,omitempty"`
 	// Last is the last verdict, also across generations.
 	Last *Verdict `json:"last,omitempty"`
+	// History are the last verdicts, the newest first, at most [MaxHistory], and
+	// Attempts counts all by their outcome. Both go on across upgrades, and where
+	// the unit has a file descriptor store with room for them, across crashes and
+	// restarts. What was answered with [Busy] was no attempt. One whose
+	// predecessor died on the way has no verdict, so Last is none of it; it is here
+	// as the [Upgraded] that it was.
+	History  []Verdict          `json:"history,omitempty"`
+	Attempts map[Outcome]uint64 `json:"attempts,omitempty"`
 	// Mode is how one version follows another: "overlap", "in place" or "restart".
 	Mode string `json:"mode,omitempty"`
 	// Store is what systemd keeps for the service; nil without a manager.
