@@ -126,6 +126,7 @@ func (s *Service) Release(ctx context.Context, name string) error {
 	}
 	s.inv.letGo(name)
 	s.handOn(handover.Update{Descriptor: handover.Descriptor{Role: roleKept, Name: name}, Removed: true}, nil)
+	s.store.forgive(key)
 	s.store.doom(s.store.under(key)...)
 	if s.store == nil {
 		return nil

@@ -42,10 +42,16 @@ type StoreError struct {
 	// Need is how many descriptors FileDescriptorStoreMax= has to allow at least,
 	// where it is too small; else 0.
 	Need int
+	// Unheard: by what systemd has said in $FDSTORE there is room. It may not hear this
+	// process (NotifyAccess=), or the limit was lowered after that.
+	Unheard bool
 }
 
 func (e *StoreError) Error() string {
 	text := fmt.Sprintf("reexec: %s %q in systemd's fd store: %v", e.Op, e.Name, e.Err)
+	if e.Unheard {
+		text += ", or systemd does not hear this process: $FDSTORE promised more, so look at NotifyAccess= first"
+	}
 	if e.Need > 0 {
 		text += fmt.Sprintf(": set FileDescriptorStoreMax=%d or more in the .service unit", e.Need)
 	}
@@ -470,6 +476,7 @@ func (st *fdStore) putAll(ctx context.Context, all []storing) (names []string, e
 		return names, &StoreError{Op: "store", Name: all[0].key, Err: err}
 	}
 	defer end()
+	asked := ctx
 	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
 	defer cancel()
 	err = st.removeDoomed()
@@ -486,31 +493,47 @@ func (st *fdStore) putAll(ctx context.Context, all []storing) (names []string, e
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for i, one := range all {
-		if names[i] == "" {
-			st.refused[one.key] = err
-		} else {
+		switch {
+		case names[i] != "":
 			delete(st.refused, one.key)
+		case asked.Err() == nil: // who gives up says nothing about the store
+			st.refused[one.key] = err
 		}
 	}
 	var e *StoreError
 	if errors.As(err, &e) && errors.Is(err, ErrStoreFull) {
-		e.Need = st.needLocked()
+		e.Need, e.Unheard = st.needLocked(), st.roomLocked()
 	}
 	return names, err
 }
 
-// needLocked is how many descriptors the store has to take: what is in it, what
-// does not fit, and one, since what is replaced is there twice for a moment.
-func (st *fdStore) needLocked() int {
-	keys := map[string]bool{}
-	for key := range st.entries {
-		keys[key] = true
+// forgive forgets that there was no room for something that nobody wants any more.
+func (st *fdStore) forgive(key string) {
+	if st == nil {
+		return
 	}
-	for key := range st.refused {
-		keys[key] = true
-	}
-	return len(keys) + st.foreign + 1
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	delete(st.refused, key)
 }
+
+// roomLocked says whether there is room for one more by what systemd has said.
+func (st *fdStore) roomLocked() bool { return st.limit > 0 && st.countLocked() < st.limit }
+
+// wantedLocked counts what is in the store and what does not fit.
+func (st *fdStore) wantedLocked() int {
+	n := len(st.entries)
+	for key := range st.refused {
+		if _, stored := st.entries[key]; !stored {
+			n++
+		}
+	}
+	return n
+}
+
+// needLocked is how many descriptors the store has to take: all that is wanted and
+// one, since what is replaced is there twice for a moment.
+func (st *fdStore) needLocked() int { return st.wantedLocked() + st.foreign + 1 }
 
 func (st *fdStore) putBatch(ctx context.Context, batch []storing, names []string) error {
 	st.mu.Lock()
@@ -646,7 +669,7 @@ func (st *fdStore) doubt() time.Duration {
 	switch {
 	case st.limit == 0 && st.prompt:
 		return 0
-	case st.limit > 0 && st.countLocked() < st.limit:
+	case st.roomLocked():
 		return shortDoubt
 	case st.limit > 0:
 		return fullDoubt
@@ -755,10 +778,14 @@ func (st *fdStore) warning() string {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	full, first := 0, error(nil)
+	full, first, unheard := 0, error(nil), ""
 	for _, key := range slices.Sorted(maps.Keys(st.refused)) {
 		if errors.Is(st.refused[key], ErrStoreFull) {
 			full++
+			var e *StoreError
+			if errors.As(st.refused[key], &e) && e.Unheard {
+				unheard = " or does not hear this process (NotifyAccess=)"
+			}
 		} else if first == nil {
 			first = st.refused[key]
 		}
@@ -767,8 +794,8 @@ func (st *fdStore) warning() string {
 	remedy := fmt.Sprintf("set FileDescriptorStoreMax=%d or more in the .service unit", st.needLocked())
 	switch {
 	case full > 0:
-		return fmt.Sprintf("a crash would lose %d of %d descriptors, for which systemd's fd store has no room: %s",
-			full, len(st.entries)+len(st.refused), remedy)
+		return fmt.Sprintf("a crash would lose %d of %d descriptors, for which systemd's fd store has no room%s: %s",
+			full, st.wantedLocked(), unheard, remedy)
 	case first != nil:
 		return first.Error()
 	case st.tight && (st.limit == 0 || st.countLocked() >= st.limit) && slices.ContainsFunc(slices.Collect(maps.Keys(st.entries)), replaceable):

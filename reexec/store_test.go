@@ -135,7 +135,7 @@ func TestStoreWithoutRoom(t *testing.T) {
 	if got := content(t, m, before[1]); got != "state/a/1" {
 		t.Errorf("the old one has become %q", got)
 	}
-	want := "a crash would lose 2 of 4 descriptors, for which systemd's fd store has no room: set FileDescriptorStoreMax=4 or more in the .service unit"
+	want := "a crash would lose 2 of 3 descriptors, for which systemd's fd store has no room: set FileDescriptorStoreMax=4 or more in the .service unit"
 	if got := st.status(); got.Warning != want || len(got.Entries) != 2 {
 		t.Errorf("%+v, want the warning %q", got, want)
 	}
@@ -148,6 +148,70 @@ func TestStoreWithoutRoom(t *testing.T) {
 	}
 	if got := st.warning(); strings.Contains(got, "would lose") {
 		t.Error(got)
+	}
+}
+
+// What nobody wants any more is not lost, and who gives up says nothing about the
+// store.
+func TestStoreForgets(t *testing.T) {
+	t.Parallel()
+	st, m := testStore(t, 2)
+	s := serviceOf(firstInventory(t))
+	s.store, s.inv.store = st, st
+	s.lease.Store(true)
+	keep := func(ctx context.Context, name string) error { return s.Keep(ctx, name, testFile(t, name)) }
+	for _, name := range []string{"a", "b"} {
+		if err := keep(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Of these, b is there: in its old form.
+	for _, name := range []string{"b", "c"} {
+		if err := keep(t.Context(), name); !errors.Is(err, ErrStoreFull) {
+			t.Fatalf("keep %s in a full store: %v", name, err)
+		}
+	}
+	if got := st.warning(); !strings.HasPrefix(got, "a crash would lose 2 of 3 descriptors") {
+		t.Errorf("warning %q", got)
+	}
+	for _, name := range []string{"b", "c"} {
+		if err := s.Release(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := st.warning(); got != "" {
+		t.Errorf("warning %q after the release", got)
+	}
+
+	m.Store().SetMax(10)
+	gone := errors.New("the client is gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	st.heard = func(context.Context) error { cancel(gone); return nil } // when it has begun to write
+	if err := keep(ctx, "c"); !errors.Is(err, gone) {
+		t.Errorf("keep for one who is gone: %v", err)
+	}
+	if got := st.warning(); got != "" {
+		t.Errorf("warning %q after one who has given up", got)
+	}
+}
+
+// Where $FDSTORE promises room and systemd drops what it gets, both causes are said.
+func TestStoreThatDoesNotHear(t *testing.T) {
+	t.Parallel()
+	st, _ := testStore(t, 0)
+	st.limit = 20
+	_, err := st.put(t.Context(), "state/a/1", testFile(t, ""))
+	var e *StoreError
+	if !errors.As(err, &e) || !errors.Is(err, ErrStoreFull) || !e.Unheard || !strings.Contains(err.Error(), "NotifyAccess=") {
+		t.Errorf("got %v, want NotifyAccess= in it", err)
+	}
+	if got := st.warning(); !strings.Contains(got, "NotifyAccess=") {
+		t.Errorf("warning %q, want NotifyAccess= in it", got)
+	}
+	st.limit = 1
+	st.learn("kept/b@1", false)
+	if _, err = st.put(t.Context(), "state/a/1", testFile(t, "")); !errors.As(err, &e) || e.Unheard {
+		t.Errorf("a full store: got %v, want no word of NotifyAccess=", err)
 	}
 }
 
