@@ -41,15 +41,21 @@ const (
 // namespace (user_namespaces(7)), as under PrivateUsers=yes, as the overflow uid.
 // It stands for any such stranger and is never let in: a service that itself
 // runs as the overflow uid ("nobody") serves root only.
+//
+// It keeps one descriptor in reserve. A process that can open nothing any more
+// accepts one connection at a time with it: the others wait in the queue. Strangers
+// are closed without an answer then.
 type PeerListener struct {
 	ln       *net.UnixListener
 	uid      uint32
 	overflow uint32
 	logger   *slog.Logger
 	refusals sync.WaitGroup
+	reserve  *reserve
 
 	mu      sync.Mutex
 	closed  bool
+	full    bool                       // it was said that there is no descriptor left
 	refused map[*net.UnixConn]struct{} // connections being answered with 403
 	logged  map[uint32]struct{}
 }
@@ -68,6 +74,7 @@ func newPeerListener(ln *net.UnixListener, uid, overflow uint32, logger *slog.Lo
 	}
 	return &PeerListener{
 		ln: ln, uid: uid, overflow: overflow, logger: logger,
+		reserve: newReserve(),
 		refused: make(map[*net.UnixConn]struct{}),
 		logged:  make(map[uint32]struct{}),
 	}
@@ -78,6 +85,13 @@ func newPeerListener(ln *net.UnixListener, uid, overflow uint32, logger *slog.Lo
 func (l *PeerListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.ln.AcceptUnix()
+		if outOfFiles(err) {
+			conn, err := l.acceptReserved(err)
+			if errors.Is(err, errNobody) {
+				continue
+			}
+			return conn, err
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -94,10 +108,59 @@ func (l *PeerListener) Accept() (net.Conn, error) {
 	}
 }
 
+// outOfFilesWait is how long Accept waits for somebody who connects, or for the
+// descriptor in reserve, while it can accept nobody without it. It also bounds how
+// late it hears of Close then.
+const outOfFilesWait = 100 * time.Millisecond
+
+// errNobody says that nobody was accepted, and that it is worth another try.
+var errNobody = errors.New("nobody waits who is let in")
+
+// acceptReserved accepts one connection where there is no descriptor for it but the
+// one in reserve; full says so. The error may be errNobody.
+func (l *PeerListener) acceptReserved(full error) (net.Conn, error) {
+	if !somebodyWaits(l.ln, outOfFilesWait) {
+		return nil, errNobody
+	}
+	if !l.reserve.giveUp() {
+		time.Sleep(outOfFilesWait)
+		return nil, errNobody
+	}
+	// Whoever waited may be gone, and the next one is not to be waited for.
+	_ = l.ln.SetDeadline(time.Now().Add(outOfFilesWait))
+	conn, err := l.ln.AcceptUnix()
+	_ = l.ln.SetDeadline(time.Time{})
+	if err != nil {
+		l.reserve.back()
+		if errors.Is(err, os.ErrDeadlineExceeded) || outOfFiles(err) {
+			err = errNobody
+		}
+		return nil, err
+	}
+	l.warnFull(full)
+	if cred, err := peerCredentials(conn); err != nil || !l.allowed(cred.Uid) {
+		_ = conn.Close()
+		l.reserve.back()
+		return nil, errNobody
+	}
+	return &reserved{Conn: conn, reserve: l.reserve}, nil
+}
+
+// warnFull says it once: as long as it is so, each connection would say it again.
+func (l *PeerListener) warnFull(full error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.full {
+		l.full = true
+		l.logger.Warn("no file can be opened any more; the control socket answers one client at a time: raise LimitNOFILE=, or see what leaks", "error", full)
+	}
+}
+
 // Close closes the socket and the connections of refused peers that are still
 // being answered. It does not touch connections that Accept returned.
 func (l *PeerListener) Close() error {
 	err := l.ln.Close()
+	l.reserve.close()
 	l.mu.Lock()
 	l.closed = true
 	for conn := range l.refused {
