@@ -106,12 +106,15 @@ func restart(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.R
 
 func overlap(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.Overlap: w} }
 
+func inPlace(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.InPlace: w} }
+
 // Lines that the service logs at the begin of the phases of an upgrade.
 const (
 	lineCheck = "serving -> checking"
 	lineStart = "checking -> starting"
 	lineTrial = "starting -> probation"
 	lineDrain = "promoting -> draining"
+	lineSlow  = "starting slowly" // the victim itself, see cmd/victim
 )
 
 // faults is the table. What is wanted follows from the promises of Holdfast (README.md) and from the protocol
@@ -158,12 +161,15 @@ func faults() []fault {
 
 		{
 			name: "the runtime directory is full", setUp: (*stage).fillRuntimeDirectory, takeDown: (*stage).emptyRuntimeDirectory,
-			want: overlap(upgraded("the PID file says who stays if main dies on trial; without it the unit would be started again then, and a full disk must not keep a fix out")),
+			want: map[reexec.Mode]want{
+				reexec.Overlap: upgraded("the PID file says who stays if main dies on trial; without it the unit would be started again then, and a full disk must not keep a fix out"),
+				reexec.InPlace: upgraded("nothing is written there: the control socket crosses, and the manifest is a memfd"),
+			},
 		},
 		{
 			name: "main is at its limit of descriptors", setUp: (*stage).reachLimit, release: (*stage).leaveClients, takeDown: (*stage).leaveLimit,
 			unkept: true,
-			want:   overlap(want{why: "the request needs a descriptor of main, too: it is not heard, and the reload command gives up when its time is over"}),
+			want:   alike(refused("too many open files", "the control socket has one descriptor in reserve, so the request is heard; but nothing can be started")),
 		},
 		{
 			name: "the fd store is too small", setUp: (*stage).shrinkStore, takeDown: (*stage).restoreStore, look: (*stage).saysWhatIsNotStored,
@@ -181,7 +187,7 @@ func faults() []fault {
 
 		{
 			name: "ten clients reload at once", line: lineCheck, strike: (*stage).storm, look: (*stage).oneMain,
-			want: overlap(want{outcome: control.Upgraded, exit: either, why: "one upgrade at a time; who comes during it is told so"}),
+			want: alike(want{outcome: control.Upgraded, exit: either, why: "one upgrade at a time; who comes during it is told so"}),
 		},
 		{
 			name: "SIGUSR2 to main on trial", line: lineTrial, strike: (*stage).signalMain, look: (*stage).oneMain,
@@ -192,7 +198,7 @@ func faults() []fault {
 			want: overlap(upgraded("who is on trial keeps it, and begins an upgrade when it is main")),
 		},
 	}...)
-	return slices.Concat(rows, commandFaults(), inPlaceFaults(), restartFaults())
+	return slices.Concat(rows, commandFaults(), inPlaceFaults(), commandFaultsInPlace(), restartFaults(), commandFaultsInRestart())
 }
 
 // commandFaults are the commands of systemctl in each phase.
@@ -231,19 +237,86 @@ func commandFaults() []fault {
 				// It may reach the successor first, which says that it leaves.
 				w.or = control.RolledBack
 			}
-			args := []string{verb}
-			if verb == "stop" || verb == "restart" {
-				args = append(args, unitName)
-			}
 			rows = append(rows, fault{
 				name: "systemctl " + verb + " " + phase.name, next: phase.next, line: phase.line, want: overlap(w),
-				strike: func(s *stage, ctx context.Context) error {
-					_, err := s.Systemctl(ctx, args...)
-					if verb == "daemon-reexec" {
-						err = nil // it may lose the connection to systemd, too
-					}
-					return err
-				},
+				strike: systemctl(verb),
+			})
+		}
+	}
+	return rows
+}
+
+// systemctl is a strike that runs a command of systemctl.
+func systemctl(verb string) func(*stage, context.Context) error {
+	return func(s *stage, ctx context.Context) error {
+		err := s.ask(ctx, verb)
+		if verb == "daemon-reexec" {
+			err = nil // it may lose the connection to systemd
+		}
+		return err
+	}
+}
+
+// commandFaultsInPlace are the commands of systemctl in each phase of an upgrade in place.
+func commandFaultsInPlace() []fault {
+	phases := []struct {
+		name, next, line string
+		executed         bool
+	}{
+		{"in the pre-check", "check-slow", lineCheck, false},
+		{"while it empties", "", "checking -> emptying", false},
+		{"when it is executed", "starts-slowly-in-place", lineSlow, true},
+	}
+	var rows []fault
+	for _, phase := range phases {
+		for _, verb := range []string{"stop", "restart", "daemon-reload", "daemon-reexec"} {
+			var w want
+			switch verb {
+			case "stop":
+				w = want{outcome: control.Stopped, or: control.Refused, restarted: true, stops: true, why: "stop wins, and all is answered; then its socket starts it again for the next client"}
+			case "restart":
+				w = want{outcome: control.Stopped, or: control.Refused, exit: either, restarted: true, why: "it is a stop first, and the next file starts; systemd merges the reload into it"}
+			case "daemon-reload":
+				w = upgraded("systemd keeps what it knows")
+			case "daemon-reexec":
+				w = upgraded("the same; but systemctl loses its connection and returns 1 whatever the verdict")
+				w.exit = either
+			}
+			if phase.executed && w.restarted {
+				w.outcome, w.or, w.loses, w.exit = "", "", true, either
+				w.why = "it has not called New, so the signal ends it at once; idle connections, in which a request may be on its way, end with it"
+			}
+			rows = append(rows, fault{
+				name: "systemctl " + verb + " " + phase.name, next: phase.next, line: phase.line, want: inPlace(w), strike: systemctl(verb),
+			})
+		}
+	}
+	return rows
+}
+
+// commandFaultsInRestart are those in the mode restart, in which systemctl restart is the upgrade.
+func commandFaultsInRestart() []fault {
+	phases := []struct{ name, line string }{
+		{"while the old one stops", "serving -> stopping"},
+		{"while the new one starts", lineSlow},
+	}
+	var rows []fault
+	for _, phase := range phases {
+		for _, verb := range []string{"stop", "restart", "daemon-reload", "daemon-reexec"} {
+			w := want{exit: either, restarted: true}
+			switch verb {
+			case "stop":
+				w.stops, w.why = true, "the stop takes the place of the restart; then its socket starts it again for the next client"
+			case "restart":
+				w.why = "the one that is under way is made use of, or another one follows"
+			case "daemon-reload":
+				w.exit, w.why = succeeds, "systemd keeps what it knows"
+			case "daemon-reexec":
+				w.why = "the same; but systemctl may lose its connection"
+			}
+			rows = append(rows, fault{
+				name: "systemctl restart, and " + verb + " " + phase.name, next: "always-starts-slowly", verb: "restart", line: phase.line,
+				want: restart(w), strike: systemctl(verb),
 			})
 		}
 	}
@@ -317,7 +390,53 @@ func restartFaults() []fault {
 			want: restart(want{exit: fails, restarted: true, why: d.why}),
 		})
 	}
-	return rows
+	for _, d := range []struct{ name, next, why string }{
+		{"it hangs before New", "always-hangs", "TimeoutStartSec= ends the first start, and with it the command; " + secondStart},
+		{"it is never healthy", "never-ready", "it never says READY=1, so TimeoutStartSec= ends the first start, and with it the command; " + secondStart},
+	} {
+		rows = append(rows, fault{
+			name: "systemctl restart, and " + d.name, next: d.next, verb: "restart",
+			setUp: (*stage).boundStart, takeDown: (*stage).unboundStart, look: (*stage).lastGoodRuns,
+			want: restart(want{exit: fails, restarted: true, why: d.why}),
+		})
+	}
+	return append(rows, fault{
+		name: "systemctl restart, and the fd store is too small", verb: "restart",
+		setUp: (*stage).shrinkStore, takeDown: (*stage).restoreStore, look: (*stage).saysWhatIsNotStored, unkept: true,
+		want: restart(want{exit: succeeds, restarted: true, stops: true, why: "what the service has bound itself and the store has no room for is closed with the old version, as its status has said"}),
+	})
+}
+
+const startDropIn = "/run/systemd/system/" + unitName + ".d/start.conf"
+
+// boundStart makes systemd wait less long for READY=1, so that three starts fit into a row.
+func (s *stage) boundStart(ctx context.Context) error {
+	if err := s.WriteFile(ctx, startDropIn, []byte("[Service]\nTimeoutStartSec=4s\n"), 0o644); err != nil {
+		return err
+	}
+	_, err := s.Systemctl(ctx, "daemon-reload")
+	return errors.Join(err, s.awaitGood(ctx))
+}
+
+func (s *stage) unboundStart(ctx context.Context) error {
+	return s.Run(ctx, "sh", "-c", "rm "+startDropIn+" && systemctl daemon-reload")
+}
+
+const watchdogDropIn = "/run/systemd/system/" + unitName + ".d/watchdog.conf"
+
+// shortWatchdog starts the service with a watchdog that ends a row before its clients give up.
+func (s *stage) shortWatchdog(ctx context.Context) error {
+	if err := s.WriteFile(ctx, watchdogDropIn, []byte("[Service]\nWatchdogSec=3s\n"), 0o644); err != nil {
+		return err
+	}
+	return errors.Join(s.startAnew(ctx), s.awaitGood(ctx))
+}
+
+func (s *stage) longWatchdog(ctx context.Context) error {
+	if err := os.Remove(s.path(watchdogDropIn)); err != nil {
+		return err
+	}
+	return s.startAnew(ctx)
 }
 
 // secondStart is what becomes of a version that cannot be seen to be bad before it runs.
@@ -338,7 +457,6 @@ func (s *stage) execPathsRun(ctx context.Context) error {
 // inPlaceFaults are those after execve(2), from which there is no way back in the same process.
 func inPlaceFaults() []fault {
 	const carried = "all that was read is answered before, and idle connections, in which a request may be on its way, end with the process"
-	inPlace := func(w want) map[reexec.Mode]want { return map[reexec.Mode]want{reexec.InPlace: w} }
 	return []fault{
 		{
 			name: "it panics when it is executed", next: "always-panics", setUp: (*stage).awaitGood, look: (*stage).lastGoodRuns,
@@ -352,6 +470,19 @@ func inPlaceFaults() []fault {
 		{
 			name: "it is never healthy when it is executed", next: "never-ready-in-place",
 			want: inPlace(want{restarted: true, loses: true, why: carried + "; it ends itself when StartTimeout is over; then systemd starts it, and so it is healthy; clients wait in the sockets that systemd has"}),
+		},
+		{
+			name: "it hangs before New when it is executed", next: "hangs-in-place",
+			setUp: (*stage).shortWatchdog, takeDown: (*stage).longWatchdog,
+			want: inPlace(want{restarted: true, loses: true, why: carried + "; systemd's watchdog, which waits for StartTimeout and 5 s, ends it; then systemd starts it, and so it does not hang"}),
+		},
+		{
+			name: "NOTIFY_SOCKET is gone before it is executed", setUp: (*stage).hideNotify, release: (*stage).showNotify,
+			want: inPlace(want{restarted: true, loses: true, why: carried + "; it cannot speak to systemd, and says so by its end; systemd starts it until it can"}),
+		},
+		{
+			name: "SIGUSR2 to main while it empties", line: "checking -> emptying", strike: (*stage).signalMainAlone, look: (*stage).oneMain,
+			want: inPlace(upgraded("the second request is held until the verdict; the next program may begin another upgrade")),
 		},
 	}
 }
@@ -619,6 +750,15 @@ func (s *stage) storm(ctx context.Context) error {
 func (s *stage) signalMain(context.Context) error { return s.signalNth(0) }
 
 func (s *stage) signalSuccessor(context.Context) error { return s.signalNth(1) }
+
+// signalMainAlone is for a mode in which there is no successor beside it.
+func (s *stage) signalMainAlone(context.Context) error {
+	all, err := s.processes()
+	if err != nil || len(all) == 0 {
+		return fmt.Errorf("%d processes (%v), want main", len(all), err)
+	}
+	return all[0].signal(unix.SIGUSR2)
+}
 
 func (s *stage) signalNth(n int) error {
 	all, err := s.processes()

@@ -306,7 +306,7 @@ func (s *stage) startAfresh(ctx context.Context) error {
 	s.closeIdle()
 	_ = os.Rename(s.path(notifyPath+".hidden"), s.path(notifyPath)) // if it is hidden
 	_ = s.Run(ctx, "systemctl", "kill", "--signal=KILL", unitName)  // if it runs
-	_ = s.Run(ctx, "sh", "-c", "systemctl stop "+socketName+" "+unitName+"; umount --lazy "+path.Dir(binaryPath)+" /run/"+name+"; rm -f "+limitDropIn+" "+storeDropIn+"; systemctl daemon-reload; systemctl reset-failed")
+	_ = s.Run(ctx, "sh", "-c", "systemctl stop "+socketName+" "+unitName+"; umount --lazy "+path.Dir(binaryPath)+" /run/"+name+"; rm -rf "+path.Dir(limitDropIn)+"; systemctl daemon-reload; systemctl reset-failed")
 	if err := s.install(""); err != nil {
 		return err
 	}

@@ -71,6 +71,16 @@ var faults = map[string]fault{
 			time.Sleep(slow)
 		}
 	}},
+	"starts-slowly-in-place": {prepare: func(o *reexec.Options) {
+		if os.Getenv(inPlaceVariable) != "" {
+			startSlowly(o)
+		}
+	}},
+	"hangs-in-place": {start: func() {
+		if os.Getenv(inPlaceVariable) != "" {
+			time.Sleep(time.Hour)
+		}
+	}},
 	"hangs": {start: func() {
 		if os.Getenv(handoverVariable) != "" {
 			time.Sleep(time.Hour)
@@ -79,7 +89,13 @@ var faults = map[string]fault{
 
 	// The same at each start.
 	"always-exits-0": {start: func() { os.Exit(0) }},
-	"always-panics":  {start: func() { panic("damaged on purpose: panic at each start") }},
+	"always-hangs":   {start: func() { time.Sleep(time.Hour) }},
+	"always-starts-slowly": {prepare: func(o *reexec.Options) {
+		if os.Getenv("HOLDFAST_CHECK") == "" {
+			startSlowly(o)
+		}
+	}},
+	"always-panics": {start: func() { panic("damaged on purpose: panic at each start") }},
 
 	// On trial.
 	"falls-ill": {prepare: func(o *reexec.Options) {
@@ -128,6 +144,12 @@ var faults = map[string]fault{
 			o.Health = after(2*illAfter, func() error { return errors.New("damaged on purpose: it has leaked enough") })
 		},
 	},
+}
+
+// startSlowly says that a phase has begun in which something is to happen.
+func startSlowly(o *reexec.Options) {
+	o.Logger.Info("starting slowly")
+	time.Sleep(slow)
 }
 
 func lookUp(name string) (fault, error) {
