@@ -151,13 +151,23 @@ type backend struct{ *Service }
 // Upgrade asks for an upgrade and waits for the verdict. A request that comes
 // while one is under way is answered with busy when that is over.
 func (b backend) Upgrade(ctx context.Context, progress func(control.Status)) control.Verdict {
+	return b.attempt(ctx, request{}, progress)
+}
+
+// Rollback is Upgrade to the version before.
+func (b backend) Rollback(ctx context.Context, reason string, progress func(control.Status)) control.Verdict {
+	return b.attempt(ctx, request{back: &rollback{reason: reason}}, progress)
+}
+
+func (b backend) attempt(ctx context.Context, req request, progress func(control.Status)) control.Verdict {
 	s := b.Service
 	if progress != nil {
 		defer s.watch(progress)()
 	}
 	answer := make(chan control.Verdict, 1)
+	req.answer = answer
 	select {
-	case s.events <- event{kind: machine.Upgrade, request: &request{answer: answer}}:
+	case s.events <- event{kind: machine.Upgrade, reason: req.back.text(), request: &req}:
 	case <-s.done:
 		return s.stoppedVerdict()
 	}
@@ -179,7 +189,24 @@ func (b backend) Upgrade(ctx context.Context, progress func(control.Status)) con
 // as SIGUSR2 and the control socket do, and waits for the verdict. ctx bounds
 // the wait only; the upgrade goes on without the caller.
 func (s *Service) Upgrade(ctx context.Context) (control.Verdict, error) {
-	v := backend{s}.Upgrade(ctx, nil)
+	return s.attempt(ctx, request{})
+}
+
+// Rollback is [Service.Upgrade] to the version before, which Status.Previous names.
+// It is that of "holdfast launch", which keeps a copy of it, else that of the link
+// "previous" beside a link "current" in the path of Options.Executable, else the
+// program of the predecessor while that drains. All that is true of an upgrade is
+// true of it: the version before is checked, is on trial, and is undone if it does
+// not do well. With the launcher its record has that version start next, until a
+// newer file is installed; without it a restart starts what Options.Executable names.
+//
+// The reason is for people. While an upgrade is under way the answer is busy.
+func (s *Service) Rollback(ctx context.Context, reason string) (control.Verdict, error) {
+	return s.attempt(ctx, request{back: &rollback{reason: reason}})
+}
+
+func (s *Service) attempt(ctx context.Context, req request) (control.Verdict, error) {
+	v := backend{s}.attempt(ctx, req, nil)
 	if v.Outcome == "" {
 		return v, errors.New("reexec: this process executes the next version, which has the verdict")
 	}

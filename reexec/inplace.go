@@ -258,7 +258,9 @@ func (s *Service) execute() {
 		return
 	}
 	// There is no way back from the execution; what starts next counts on this.
-	if err := s.lastGood.attempting(b.file); err != nil {
+	if r.back != nil {
+		s.lastGood.rollBack(r.back)
+	} else if err := s.lastGood.attempting(b.file); err != nil {
 		s.log.Warn("record of the last good version", "error", err)
 	}
 	v := r.verdict
@@ -269,7 +271,7 @@ func (s *Service) execute() {
 		s.log.Warn("execute in place", "error", err)
 	}
 	r.thaw = thaw
-	s.become(b.execPath(), v, next.Generation)
+	s.become(b.execPath(), v, next.Generation, r.back.fallback())
 }
 
 // revert runs this program again: nothing of it can be used any more.
@@ -280,10 +282,11 @@ func (s *Service) revert() {
 	to := r.checked.answer.process(s.generation + 1)
 	v.To = &to
 	s.log.Error("the new version cannot be executed; this one begins anew", "reason", r.reason)
+	s.lastGood.undoRollback(r.back)
 	if err := s.carryStates(); err != nil {
 		s.log.Error("states are those of the last commit", "error", err)
 	}
-	s.become("/proc/self/exe", v, s.generation)
+	s.become("/proc/self/exe", v, s.generation, s.lastGood != nil && s.lastGood.fallback)
 }
 
 // endRequests ends the streams of those who wait for a verdict. They ask again
@@ -317,10 +320,11 @@ func (s *Service) carryStates() error {
 	return err
 }
 
-// become executes the file at path. A stop that came before wins over it; one
-// that comes later ends the process at once, which has nothing left to do.
-func (s *Service) become(path string, v control.Verdict, generation int) {
-	err := s.becomeNow(path, v, generation)
+// become executes the file at path, which runs in place of the service's file if
+// it is the fallback. A stop that came before wins over it; one that comes later
+// ends the process at once, which has nothing left to do.
+func (s *Service) become(path string, v control.Verdict, generation int, fallback bool) {
+	err := s.becomeNow(path, v, generation, fallback)
 	kind, reason := machine.Unexecuted, fmt.Sprintf("execute %s: %v", s.opts.Executable, err)
 	if errors.Is(err, errStopCame) {
 		kind, reason = machine.Stop, err.Error()
@@ -329,7 +333,7 @@ func (s *Service) become(path string, v control.Verdict, generation int) {
 	go s.post(kind, reason)
 }
 
-func (s *Service) becomeNow(path string, v control.Verdict, generation int) error {
+func (s *Service) becomeNow(path string, v control.Verdict, generation int, fallback bool) error {
 	r := &s.run
 	release, err := holdSignals()
 	if err != nil {
@@ -360,7 +364,7 @@ func (s *Service) becomeNow(path string, v control.Verdict, generation int) erro
 		return err
 	}
 	defer file.Close()
-	environ := append(childEnv(environ), inPlaceVariable+"="+strconv.Itoa(minFD(file)), executableVariable+"="+s.opts.Executable)
+	environ := append(launchedAs(fallback, childEnv(environ)), inPlaceVariable+"="+strconv.Itoa(minFD(file)), executableVariable+"="+s.opts.Executable)
 	// These are about this very process, and stay right.
 	for _, name := range []string{"WATCHDOG_PID", "SYSTEMD_EXEC_PID"} {
 		if value, ok := os.LookupEnv(name); ok {
@@ -413,7 +417,7 @@ func (s *Service) conclude() {
 }
 
 // restartReason says why nothing happens in the mode Restart, and what to do.
-func (s *Service) restartReason(version string) string {
+func (s *Service) restartReason(version string, back bool) string {
 	unit, user := ownUnit()
 	if unit == "" {
 		unit = s.opts.Name
@@ -421,6 +425,9 @@ func (s *Service) restartReason(version string) string {
 	command := "systemctl restart " + unit
 	if user {
 		command = "systemctl --user restart " + unit
+	}
+	if back {
+		return fmt.Sprintf("%s starts next, and this service changes its version by a restart only: %s", version, command)
 	}
 	return fmt.Sprintf("%s is fit, and this service changes its version by a restart only: %s", version, command)
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
@@ -25,11 +26,15 @@ type lastGood struct {
 	// fallback: this process is the copy, in place of the service's file.
 	fallback bool
 
-	writing sync.Mutex // one at a time in this process
+	writing sync.Mutex    // one at a time in this process
+	keeping chan struct{} // full while copies are made or removed
 
-	mu     sync.Mutex
-	record lastgood.Record
-	isGood bool // proven has succeeded: there is no attempt to take back
+	mu      sync.Mutex
+	record  lastgood.Record
+	own     lastgood.Identity // of this program, once known
+	isGood  bool              // proven has succeeded: there is no attempt to take back
+	leaving bool              // a rollback is under way: this version is not to be the good one
+	skipped bool              // proven has done nothing because of it
 }
 
 // openLastGood reads what the launcher says, which is for this process alone. A
@@ -50,8 +55,9 @@ func openLastGood(version, argv0 string, log *slog.Logger) *lastGood {
 		log.Warn("the last good version is not kept", "error", err)
 		return nil
 	}
-	g := &lastGood{dir: dir, version: version, log: log, fallback: launched.Good}
+	g := &lastGood{dir: dir, version: version, log: log, fallback: launched.Good, keeping: make(chan struct{}, 1)}
 	g.reread()
+	g.recognize()
 	if g.fallback {
 		nameProcess(argv0) // the kernel calls it by the name of the copy
 		if f := g.record.Fallback; f != nil {
@@ -101,6 +107,42 @@ func (g *lastGood) identify(f *os.File) (lastgood.Identity, error) {
 	return lastgood.Identify(f)
 }
 
+// recognize finds out what this program is, if that costs nothing.
+func (g *lastGood) recognize() {
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	defer program.Close()
+	if stamp, err := lastgood.StampOf(program); err == nil {
+		g.mu.Lock()
+		g.own, _ = g.record.Knows(stamp)
+		g.mu.Unlock()
+	}
+}
+
+// self is what this program is.
+func (g *lastGood) self() (lastgood.Identity, error) {
+	g.mu.Lock()
+	own := g.own
+	g.mu.Unlock()
+	if own.Known() {
+		return own, nil
+	}
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return own, err
+	}
+	defer program.Close()
+	if own, err = g.identify(program); err != nil {
+		return own, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own = own
+	return own, nil
+}
+
 // failedBefore says how the content of f has failed in the past.
 func (g *lastGood) failedBefore(f *os.File) (string, bool) {
 	if g == nil {
@@ -134,8 +176,7 @@ const markPatience = 2 * time.Second
 // good one. It is on the disk when failed returns, or the disk hangs. It takes f
 // over.
 func (g *lastGood) failed(f *os.File, version, reason string) {
-	done := make(chan error, 1)
-	go func() {
+	if err := patiently(func() error {
 		id, err := g.identify(f)
 		closed := f.Close()
 		if err == nil {
@@ -144,16 +185,21 @@ func (g *lastGood) failed(f *os.File, version, reason string) {
 				return nil
 			})
 		}
-		done <- errors.Join(err, closed)
-	}()
-	var err error
-	select {
-	case err = <-done:
-	case <-time.After(markPatience):
-		err = fmt.Errorf("not written within %v: a start now may still take the failed file", markPatience)
-	}
-	if err != nil {
+		return errors.Join(err, closed)
+	}); err != nil {
 		g.log.Warn("mark a version as failed", "version", version, "error", err)
+	}
+}
+
+// patiently runs a write of the record, and stops waiting for it if the disk hangs.
+func patiently(write func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- write() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(markPatience):
+		return fmt.Errorf("not written within %v: a start now may still take the failed file", markPatience)
 	}
 }
 
@@ -199,7 +245,10 @@ func (g *lastGood) proven() {
 	if g == nil {
 		return
 	}
-	if err := g.keep(); err != nil {
+	switch err := g.keep(); {
+	case errors.Is(err, errLeaving):
+		return
+	case err != nil:
 		g.log.Warn("the last good version stays what it was", "error", err)
 		return
 	}
@@ -208,7 +257,15 @@ func (g *lastGood) proven() {
 	g.mu.Unlock()
 }
 
+// errLeaving is why a version that an operator has rolled back is not made good.
+var errLeaving = errors.New("it is being rolled back")
+
 func (g *lastGood) keep() error {
+	g.keeping <- struct{}{}
+	defer func() { <-g.keeping }()
+	if g.isLeaving() {
+		return errLeaving
+	}
 	program, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return err
@@ -219,12 +276,15 @@ func (g *lastGood) keep() error {
 		return err
 	}
 	g.reread()
-	id, err := g.identify(program)
+	id, err := g.self()
 	if err != nil {
 		return err
 	}
 	good := lastgood.Good{Identity: id, Version: g.version, Since: now()}
-	if good.Copy, err = g.dir.KeepCopy(program, id); err != nil {
+	if good.Copy, err = g.dir.KeepCopy(program, id); noRoom(err) && g.makeRoom(id) {
+		good.Copy, err = g.dir.KeepCopy(program, id)
+	}
+	if err != nil {
 		// It has proven itself all the same: its next crashes count for nothing.
 		return errors.Join(err, g.update(func(r *lastgood.Record) error {
 			r.ProvenWithoutCopy(id)
@@ -243,8 +303,25 @@ func (g *lastGood) keep() error {
 	}); err != nil {
 		return err
 	}
+	err = g.dir.RemoveOthers()
 	g.log.Info("this version is the last good one", "version", g.version, "copy", g.dir.CopyOf(id))
-	return g.dir.RemoveOthers(id)
+	return err
+}
+
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// makeRoom gives up the copy of the version before the good one, if the program
+// that needs the room is to be the good one: a rollback then goes to the one that
+// is it now.
+func (g *lastGood) makeRoom(id lastgood.Identity) bool {
+	made := false
+	err := g.update(func(r *lastgood.Record) error {
+		if r.Previous != nil && r.Good.Identity != id {
+			r.Previous, made = nil, true
+		}
+		return nil
+	})
+	return made && err == nil && g.dir.RemoveOthers() == nil
 }
 
 // stoppedEarly is for a main that is stopped before its probation was over.
@@ -312,6 +389,7 @@ func (s *Service) beginProving() {
 	r.proving = over
 	go func() {
 		defer close(over)
+		_, _ = s.lastGood.self() // for the status; keep says what is wrong
 		if onTrial || s.healthyFor(s.opts.Probation) {
 			s.lastGood.proven()
 		}

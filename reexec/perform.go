@@ -43,10 +43,13 @@ func (s *Service) perform(a machine.Action) {
 	case machine.Check:
 		ctx, cancel := context.WithCancel(context.Background())
 		r.cancelCheck = cancel
-		attempt := r.attempt
+		attempt, back := r.attempt, r.back
 		go func() {
 			defer cancel()
-			c, err := s.precheck(ctx)
+			c, err := s.precheck(ctx, back)
+			if err == nil && back != nil && s.opts.Mode == Restart {
+				err = s.lastGood.startsNext(back)
+			}
 			if err != nil {
 				s.send(event{
 					kind: machine.Unfit, attempt: attempt, reason: err.Error(), checked: &c,
@@ -59,8 +62,10 @@ func (s *Service) perform(a machine.Action) {
 			case InPlace:
 				e.kind = machine.FitInPlace
 			case Restart:
-				s.lastGood.tryAgain(c.binary.file)
-				e.kind, e.reason = machine.FitToRestart, s.restartReason(c.answer.Version)
+				if back == nil {
+					s.lastGood.tryAgain(c.binary.file)
+				}
+				e.kind, e.reason = machine.FitToRestart, s.restartReason(c.answer.Version, back != nil)
 			}
 			s.send(e)
 		}()
@@ -78,6 +83,8 @@ func (s *Service) perform(a machine.Action) {
 	case machine.SayLeaving:
 		s.sayUp(handover.KindLeaving, handover.Reason{Reason: s.leavingReason()})
 	case machine.TellServe:
+		// From here on the version before may become main without us.
+		s.lastGood.rollBack(r.back)
 		s.sayDown(handover.KindServe, nil)
 	case machine.TellPromote:
 		r.handedOver = true
@@ -668,6 +675,7 @@ func (s *Service) reply(o control.Outcome) {
 			}
 			r.checked = nil
 		}
+		s.lastGood.undoRollback(r.back)
 	}
 	s.blame(v)
 	if o != control.Upgraded && r.before != "" {
@@ -695,6 +703,9 @@ func (s *Service) logVerdict(v control.Verdict) {
 		level = s.log.Info
 	}
 	args := []any{"outcome", string(v.Outcome), "seconds", time.Since(v.Started).Seconds()}
+	if v.Rollback {
+		args = append(args, "rollback", true)
+	}
 	if v.Reason != "" {
 		args = append(args, "reason", v.Reason)
 	}

@@ -55,11 +55,16 @@ func (a checkAnswer) process(generation int) control.Process {
 	return p
 }
 
-// precheck opens the new binary, checks it, and lets it check itself. The
-// caller closes the binary, which is there also with an error if the file could
-// be opened.
-func (s *Service) precheck(ctx context.Context) (c checked, err error) {
-	if c.binary, err = openFile(s.opts.Executable); err != nil {
+// precheck opens the new binary, or for a rollback the one before, checks it, and
+// lets it check itself. The caller closes the binary, which is there also with an
+// error if the file could be opened.
+func (s *Service) precheck(ctx context.Context, back *rollback) (c checked, err error) {
+	if back != nil {
+		c.binary, err = s.openPrevious(ctx, back)
+	} else {
+		c.binary, err = openFile(s.opts.Executable)
+	}
+	if err != nil {
 		return c, err
 	}
 	if before, failed := s.lastGood.failedBefore(c.binary.file); failed {
@@ -74,6 +79,11 @@ func (s *Service) precheck(ctx context.Context) (c checked, err error) {
 	}
 	c.answer.complete(c.binary.fingerprint)
 	s.log.Info("pre-check passed", "path", c.binary.path, "version", c.answer.Fingerprint.String())
+	if back != nil {
+		// Who asks for the version before wants an older one.
+		s.lastGood.prepare(ctx, back, s.opts.Executable, c)
+		return c, nil
+	}
 	return c, s.checkDowngrade(c.binary.path, *c.answer.Fingerprint)
 }
 

@@ -54,6 +54,7 @@ func (e event) blamesFile() bool {
 type request struct {
 	answer   chan<- control.Verdict // nil for a signal
 	bySignal bool
+	back     *rollback // nil for an upgrade
 }
 
 type checked struct {
@@ -79,6 +80,7 @@ type runner struct {
 	checked     *checked
 	tried       *os.File      // the file of the attempt, while it may be to blame
 	before      string        // how it has failed in the past
+	back        *rollback     // the attempt is one; nil if it is an upgrade
 	toBlame     bool          // the event blames it
 	proving     chan struct{} // closed when this main has proven itself or will not
 	dismissed   []*successor
@@ -336,6 +338,7 @@ func (s *Service) admit(req *request) bool {
 		return false
 	}
 	r.requests = append(r.requests, *req)
+	r.back = req.back
 	return true
 }
 
@@ -448,7 +451,7 @@ func (s *Service) enter(next machine.State, e event) {
 	if next == machine.Checking {
 		r.attempt++
 		r.before = ""
-		r.verdict = control.Verdict{From: s.self(), Started: now, Before: memoryNow()}
+		r.verdict = control.Verdict{Rollback: r.back != nil, From: s.self(), Started: now, Before: memoryNow()}
 	}
 	if r.timer != nil {
 		r.timer.Stop()
@@ -537,7 +540,11 @@ func (s *Service) statusText() string {
 		if v.To != nil && v.To.Version != "" {
 			what = v.To.Version
 		}
-		text = fmt.Sprintf("%s; upgrade to %s %s at %s: %s", text, what, v.Outcome, v.Started.Format(time.TimeOnly), v.Reason)
+		to := "upgrade to "
+		if v.Rollback {
+			to = "rollback to "
+		}
+		text = fmt.Sprintf("%s; %s%s %s at %s: %s", text, to, what, v.Outcome, v.Started.Format(time.TimeOnly), v.Reason)
 	}
 	if s.state == machine.Serving && s.store.warning() != "" {
 		text += "; the fd store does not keep all: see holdfast status"

@@ -74,6 +74,7 @@ type Service struct {
 	adopting  bool
 	adopted   int // connections that came from other generations
 	lastDrain *control.Drain
+	previous  *control.Program
 	watchers  map[*watcher]bool
 	running   bool
 }
@@ -361,8 +362,10 @@ func (s *Service) Version() string { return s.opts.Version }
 // Status is what the control socket says, too.
 func (s *Service) Status() control.Status {
 	s.lastGood.reread()
+	previous := s.findPrevious()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.previous = previous
 	return s.statusLocked()
 }
 
@@ -373,7 +376,7 @@ func (s *Service) statusLocked() control.Status {
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
 		Fingerprint: &s.fingerprint, Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
 		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(), Mode: s.opts.Mode.String(),
-		LastGood: s.lastGood.status(),
+		LastGood: s.lastGood.status(), Previous: s.previous,
 	}
 	st.History, st.Attempts = s.history.list()
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {

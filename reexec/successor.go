@@ -90,7 +90,7 @@ func (s *Service) startSuccessor(b *binary, next control.Process) (_ *successor,
 	defer high.Close()
 	pidfd := -1
 	attr := &syscall.ProcAttr{
-		Env: append(childEnv(environ),
+		Env: append(launchedAs(s.run.back.fallback(), childEnv(environ)),
 			handoverVariable+"=3,4,"+strconv.Itoa(os.Getpid()), executableVariable+"="+s.opts.Executable),
 		// Until it joins, what it says (a dynamic linker's complaint, a panic
 		// in an init function) comes to us; then it takes stderr itself.

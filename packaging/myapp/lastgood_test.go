@@ -88,8 +88,8 @@ func TestLastGood(t *testing.T) {
 	crash()
 	mustSay("running: 5 (generation 1), the last good version, because open ")
 	copies, err := filepath.Glob(u.Path("/var/lib/myapp.holdfast/good-*"))
-	if len(copies) != 1 || err != nil {
-		t.Errorf("%v, %v: want one copy", copies, err)
+	if len(copies) != 2 || err != nil {
+		t.Errorf("%v, %v: want its copy, and that of version 3 for a rollback", copies, err)
 	}
 }
 

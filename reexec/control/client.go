@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -30,7 +31,7 @@ const (
 //
 // Every method ends at the latest with its context; the error then wraps the
 // context's cause. Otherwise errors are [*NotRunningError], [*PermissionError],
-// [*VersionError], [*ProtocolError] or [*BrokenError].
+// [*VersionError], [*UnsupportedError], [*ProtocolError] or [*BrokenError].
 type Client struct{ socket string }
 
 // NewClient returns a client of the control socket at socketPath. It does not
@@ -53,8 +54,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 
 const statusAttempts = 3
 
+// firstResources are what every release of protocol version 1 has had.
+var firstResources = []string{"status", "upgrade"}
+
 func (c *Client) statusOnce(ctx context.Context) (Status, error) {
-	a, err := c.ask(ctx, http.MethodGet, "status", "application/json")
+	a, err := c.ask(ctx, http.MethodGet, "status", "application/json", nil)
 	if err != nil {
 		return Status{}, err
 	}
@@ -77,7 +81,28 @@ func (c *Client) statusOnce(ctx context.Context) (Status, error) {
 // that it failed. onState, unless nil, is called with every state on the way,
 // in this goroutine. The end of ctx ends the waiting, not the upgrade.
 func (c *Client) Upgrade(ctx context.Context, onState func(Status)) (Verdict, error) {
-	a, err := c.ask(ctx, http.MethodPost, "upgrade", "application/x-ndjson")
+	return c.attempt(ctx, "upgrade", nil, onState)
+}
+
+// Rollback is [Client.Upgrade] to the version before, which [Status.Previous]
+// names: the verdict [Upgraded] means that it is main. The record of the launcher
+// then has it start next, until a newer file is installed or somebody clears the
+// record with "holdfast retry". The reason is for people; [MaxReason] bounds it.
+func (c *Client) Rollback(ctx context.Context, reason string, onState func(Status)) (Verdict, error) {
+	reason = strings.ToValidUTF8(reason, "?")
+	if n := len(reason); n > MaxReason {
+		return Verdict{}, fmt.Errorf("reason of the rollback has %d bytes: must have %d at most", n, MaxReason)
+	}
+	body, err := json.Marshal(RollbackRequest{Reason: reason})
+	if err != nil {
+		return Verdict{}, fmt.Errorf("encode the request: %w", err)
+	}
+	return c.attempt(ctx, "rollback", body, onState)
+}
+
+// attempt asks for what ends with a verdict, and waits for that.
+func (c *Client) attempt(ctx context.Context, resource string, body []byte, onState func(Status)) (Verdict, error) {
+	a, err := c.ask(ctx, http.MethodPost, resource, "application/x-ndjson", body)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -115,7 +140,7 @@ type answer struct {
 // ask makes one request. It speaks HTTP over the connection itself:
 // http.Transport does not tell a connection that ended from one that was never
 // made, and the difference is what the caller acts on.
-func (c *Client) ask(ctx context.Context, method, resource, mediaType string) (*answer, error) {
+func (c *Client) ask(ctx context.Context, method, resource, mediaType string, body []byte) (*answer, error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -125,7 +150,7 @@ func (c *Client) ask(ctx context.Context, method, resource, mediaType string) (*
 		unwatch()
 		_ = conn.Close()
 	}}
-	if err := a.exchange(method, resource, mediaType); err != nil {
+	if err := a.exchange(method, resource, mediaType, body); err != nil {
 		a.close()
 		return nil, err
 	}
@@ -161,9 +186,9 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 }
 
 // exchange writes the request and reads the head of the answer.
-func (a *answer) exchange(method, resource, mediaType string) error {
-	request := fmt.Sprintf("%s /v%d/%s HTTP/1.1\r\nHost: control\r\nUser-Agent: holdfast\r\nAccept: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-		method, Version, resource, mediaType)
+func (a *answer) exchange(method, resource, mediaType string, body []byte) error {
+	request := fmt.Sprintf("%s /v%d/%s HTTP/1.1\r\nHost: control\r\nUser-Agent: holdfast\r\nAccept: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		method, Version, resource, mediaType, len(body), body)
 	// An error of the write is not the last word: a server may answer and
 	// close without having read.
 	_, writeErr := io.WriteString(a.conn, request)
@@ -187,7 +212,7 @@ func (a *answer) exchange(method, resource, mediaType string) error {
 	a.body = resp.Body
 
 	if resp.StatusCode != http.StatusOK {
-		return a.refusal(resp)
+		return a.refusal(resp, resource)
 	}
 	if got, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || got != mediaType {
 		return &ProtocolError{a.client.socket, fmt.Errorf("Content-Type %q: want %s", resp.Header.Get("Content-Type"), mediaType)}
@@ -196,7 +221,7 @@ func (a *answer) exchange(method, resource, mediaType string) error {
 }
 
 // refusal turns an answer that is not 200 into an error.
-func (a *answer) refusal(resp *http.Response) error {
+func (a *answer) refusal(resp *http.Response, resource string) error {
 	body, err := a.readAll()
 	if err != nil {
 		return err
@@ -210,6 +235,8 @@ func (a *answer) refusal(resp *http.Response) error {
 		return &PermissionError{a.client.socket, &said}
 	case resp.StatusCode == http.StatusNotFound && len(said.Versions) > 0 && !slices.Contains(said.Versions, Version):
 		return &VersionError{a.client.socket, said.Versions}
+	case resp.StatusCode == http.StatusNotFound && len(said.Versions) == 0 && !slices.Contains(firstResources, resource):
+		return &UnsupportedError{a.client.socket, resource, &said}
 	default:
 		return &ProtocolError{a.client.socket, fmt.Errorf("answer %q: %w", resp.Status, &said)}
 	}

@@ -8,6 +8,8 @@
 //	GET  /v1/status    one [Status]
 //	POST /v1/upgrade   a stream of [Event] lines (application/x-ndjson): one
 //	                   at every change of state, the last one with the verdict
+//	POST /v1/rollback  the same, to the version before, which [Status.Previous]
+//	                   names; the body is a [RollbackRequest], or empty
 //
 // Only root and the service's own user are served.
 package control
@@ -73,12 +75,15 @@ type Phase struct {
 // Verdict is the end of one attempt to upgrade. Reason is empty exactly when
 // Outcome is [Upgraded].
 type Verdict struct {
-	Outcome Outcome   `json:"outcome"`
-	Reason  string    `json:"reason,omitempty"`
-	From    Process   `json:"from"`
-	To      *Process  `json:"to,omitempty"`
-	Started time.Time `json:"started"`
-	Phases  []Phase   `json:"phases,omitempty"`
+	Outcome Outcome `json:"outcome"`
+	// Rollback says that the version before was asked for, and not the file of
+	// the service.
+	Rollback bool      `json:"rollback,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	From     Process   `json:"from"`
+	To       *Process  `json:"to,omitempty"`
+	Started  time.Time `json:"started"`
+	Phases   []Phase   `json:"phases,omitempty"`
 	// Before is what main had when the attempt began, After what main has once the
 	// verdict is given: the new version if it was upgraded. Only main itself knows
 	// that, so the verdict that is given to who has asked is without After.
@@ -197,7 +202,27 @@ type Status struct {
 	States []State `json:"states,omitempty"`
 	// LastGood is what starts next if the file of the service must not.
 	LastGood *LastGood `json:"last_good,omitempty"`
+	// Previous is what a rollback would start; nil if there is nothing.
+	Previous *Program `json:"previous,omitempty"`
 }
+
+// Program is a version that could run.
+type Program struct {
+	Version string `json:"version,omitempty"`
+	Path    string `json:"path"`
+	// Since is when it first proved itself; zero if that is not known.
+	Since time.Time `json:"since,omitzero"`
+}
+
+// RollbackRequest is the body of POST /v1/rollback.
+type RollbackRequest struct {
+	// Reason is for people: it is in the log, in the status text and in the
+	// record of files that must not start.
+	Reason string `json:"reason,omitempty"`
+}
+
+// MaxReason bounds RollbackRequest.Reason, in bytes.
+const MaxReason = 500
 
 // Store is the file descriptor store of the unit, as far as the service knows it.
 type Store struct {
@@ -263,7 +288,7 @@ type FailedFile struct {
 	At      time.Time `json:"at"`
 }
 
-// Event is one line of the answer to POST /v1/upgrade: either a state or, as
+// Event is one line of the answer to POST /v1/upgrade and POST /v1/rollback: either a state or, as
 // the last line, the verdict.
 type Event struct {
 	State   *Status  `json:"state,omitempty"`

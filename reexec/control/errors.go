@@ -63,9 +63,24 @@ func (e *ProtocolError) Error() string {
 
 func (e *ProtocolError) Unwrap() error { return e.Err }
 
+// UnsupportedError says that the service is of a release that does not know what
+// it was asked for. Nothing was started.
+type UnsupportedError struct {
+	Socket   string
+	Resource string // "rollback"
+	Err      error
+}
+
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("control socket %q: the service is of an older release of Holdfast, which knows no %s: upgrade it to a later one first: %v", e.Socket, e.Resource, e.Err)
+}
+
+func (e *UnsupportedError) Unwrap() error { return e.Err }
+
 // BrokenError says that the connection ended before the answer did: the
-// process at the other end died. After [Client.Upgrade] this tells nothing about
-// the upgrade; [Client.UpgradeAndFollow] finds out.
+// process at the other end died. After [Client.Upgrade] or [Client.Rollback] this
+// tells nothing about the attempt; [Client.UpgradeAndFollow] and
+// [Client.RollbackAndFollow] find out.
 type BrokenError struct {
 	Socket string
 	Last   *Status // the last state that arrived, if one did
@@ -78,8 +93,8 @@ func (e *BrokenError) Error() string {
 
 func (e *BrokenError) Unwrap() error { return e.Err }
 
-// UnknownError says that an upgrade was asked for and that the client stopped
-// waiting before it knew the end. The upgrade goes on without it. Err is the
+// UnknownError says that an upgrade or a rollback was asked for and that the client stopped
+// waiting before it knew the end. It goes on without it. Err is the
 // cause of the context's end, or why the service could not be asked any more.
 type UnknownError struct {
 	Last *Status // the last state that arrived, if one did
@@ -87,7 +102,7 @@ type UnknownError struct {
 }
 
 func (e *UnknownError) Error() string {
-	return fmt.Sprintf("wait for the verdict of the upgrade: %v", e.Err)
+	return fmt.Sprintf("wait for the verdict: %v", e.Err)
 }
 
 func (e *UnknownError) Unwrap() error { return e.Err }

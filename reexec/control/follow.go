@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Outcomes that a service never sends: [Client.UpgradeAndFollow] works them out
-// when the service could not say how the attempt ended.
+// Outcomes that a service never sends: [Client.UpgradeAndFollow] and
+// [Client.RollbackAndFollow] work them out when the service could not say how the
+// attempt ended.
 const (
 	// Restarted: the service died during the attempt and was started anew.
 	Restarted Outcome = "restarted"
@@ -32,7 +33,8 @@ const (
 	statusTimeout = 2 * time.Second
 )
 
-// FollowOptions are the options of [Client.UpgradeAndFollow].
+// FollowOptions are the options of [Client.UpgradeAndFollow] and
+// [Client.RollbackAndFollow].
 type FollowOptions struct {
 	// OnState, unless nil, is called with every change of state.
 	OnState func(Status)
@@ -40,6 +42,8 @@ type FollowOptions struct {
 	// service counts as down. Keep it short in a command of ExecReload=: while
 	// that runs, systemd waits for it before it restarts a dead service.
 	DownAfter time.Duration
+	// Reason is that of a rollback, see [Client.Rollback].
+	Reason string
 }
 
 // Result is how an attempt to upgrade ended.
@@ -66,6 +70,19 @@ type Result struct {
 // what serves now cannot be asked. Errors before that are those of
 // [Client.Status], and nothing was started.
 func (c *Client) UpgradeAndFollow(ctx context.Context, opts FollowOptions) (Result, error) {
+	return c.follow(ctx, opts, c.Upgrade)
+}
+
+// RollbackAndFollow is UpgradeAndFollow for [Client.Rollback]. If the predecessor
+// dies in the middle, the version that runs now need not be the one before: see
+// [Result.Now].
+func (c *Client) RollbackAndFollow(ctx context.Context, opts FollowOptions) (Result, error) {
+	return c.follow(ctx, opts, func(ctx context.Context, onState func(Status)) (Verdict, error) {
+		return c.Rollback(ctx, opts.Reason, onState)
+	})
+}
+
+func (c *Client) follow(ctx context.Context, opts FollowOptions, ask func(context.Context, func(Status)) (Verdict, error)) (Result, error) {
 	if opts.DownAfter <= 0 {
 		opts.DownAfter = DefaultDownAfter
 	}
@@ -76,7 +93,7 @@ func (c *Client) UpgradeAndFollow(ctx context.Context, opts FollowOptions) (Resu
 	f := &follower{client: c, opts: opts, before: before, asked: time.Now()}
 	f.saw(before)
 
-	verdict, err := c.Upgrade(ctx, f.saw)
+	verdict, err := ask(ctx, f.saw)
 	var (
 		broken  *BrokenError
 		strange *ProtocolError
@@ -98,7 +115,7 @@ func (c *Client) UpgradeAndFollow(ctx context.Context, opts FollowOptions) (Resu
 	}
 }
 
-// follower is one UpgradeAndFollow.
+// follower is one UpgradeAndFollow or RollbackAndFollow.
 type follower struct {
 	client *Client
 	opts   FollowOptions

@@ -26,6 +26,10 @@ func (q quiet) Upgrade(context.Context, func(Status)) Verdict {
 	return Verdict{Outcome: Upgraded}
 }
 
+func (q quiet) Rollback(ctx context.Context, _ string, progress func(Status)) Verdict {
+	return q.Upgrade(ctx, progress)
+}
+
 // serveAs serves root and uid on a socket that all bits let anybody connect to.
 func serveAs(t *testing.T, uid uint32) (path string, log *logBuffer, upgrades chan struct{}) {
 	t.Helper()
@@ -58,6 +62,9 @@ var hostileRequests = []struct {
 	{"half a head", "POST /v1/upgrade HTTP/1.1\r\nHost: x\r\n", 0},
 	{"a head without an end", "GET /v1/status HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 64<<10), 431},
 	{"half a body", "POST /v1/upgrade HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", 400},
+	{"half a reason", "POST /v1/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n{\"reason\":\"x", 400},
+	{"a reason that is none", "POST /v1/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n{\"reason\":1}", 400},
+	{"too long a reason", "POST /v1/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 1013\r\n\r\n{\"reason\":\"" + strings.Repeat("x", 1000) + "\"}", 400},
 	{"half a body of chunks", "POST /v1/upgrade HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nha", 400},
 	{"half a body that nobody wants", "GET /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", 200},
 	{"too large a body", "POST /v1/upgrade HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n" + strings.Repeat("x", 8<<10), 400},

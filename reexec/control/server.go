@@ -24,7 +24,7 @@ const (
 	maxPendingStates = 64
 	// bodyTimeout bounds how long a request's body may take.
 	bodyTimeout = 5 * time.Second
-	// maxBody bounds the body of a request; no request has one.
+	// maxBody bounds the body of a request.
 	maxBody = 4 << 10
 )
 
@@ -47,6 +47,10 @@ type Backend interface {
 	// A verdict without an Outcome is none: the process executes the next
 	// version, and that will have it.
 	Upgrade(ctx context.Context, progress func(Status)) Verdict
+
+	// Rollback is Upgrade to the version before. The reason has no more than
+	// [MaxReason] bytes, and may hold anything that is UTF-8.
+	Rollback(ctx context.Context, reason string, progress func(Status)) Verdict
 }
 
 // NewServer returns a server for the control socket: [NewHandler] with limits
@@ -93,13 +97,17 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case resource == "upgrade":
 		if allowMethod(w, r, http.MethodPost) {
-			h.upgrade(w, r)
+			h.attempt(w, r, func([]byte) (attempt, error) { return h.backend.Upgrade, nil })
+		}
+	case resource == "rollback":
+		if allowMethod(w, r, http.MethodPost) {
+			h.attempt(w, r, h.rollback)
 		}
 	default:
 		// No versions here: the version is right, and a client tells the two
 		// kinds of 404 apart by them.
 		writeJSON(w, http.StatusNotFound, &Error{
-			Message: fmt.Sprintf("path %q: version %d has status and upgrade only", r.URL.Path, Version),
+			Message: fmt.Sprintf("path %q: version %d has status, upgrade and rollback only", r.URL.Path, Version),
 		})
 	}
 }
@@ -110,11 +118,36 @@ func (h handler) status() Status {
 	return st
 }
 
-func (h handler) upgrade(w http.ResponseWriter, r *http.Request) {
-	// The request has no body, and net/http notices that a client is gone only
-	// after the end of the body.
-	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+// An attempt is one of the methods of [Backend] that end with a verdict.
+type attempt func(ctx context.Context, progress func(Status)) Verdict
+
+// rollback reads the body of its request.
+func (h handler) rollback(body []byte) (attempt, error) {
+	var req RollbackRequest
+	if len(body) > 0 {
+		if err := json.Unmarshal(body, &req); err != nil {
+			return nil, fmt.Errorf(`body of the request: %w: it must be {"reason":"…"}, or empty`, err)
+		}
+	}
+	if n := len(req.Reason); n > MaxReason {
+		return nil, fmt.Errorf("reason has %d bytes: must have %d at most", n, MaxReason)
+	}
+	return func(ctx context.Context, progress func(Status)) Verdict {
+		return h.backend.Rollback(ctx, req.Reason, progress)
+	}, nil
+}
+
+// attempt streams one attempt, which prepare makes of the body of the request.
+func (h handler) attempt(w http.ResponseWriter, r *http.Request, prepare func(body []byte) (attempt, error)) {
+	// To its end: net/http notices that a client is gone only after that.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
 		writeJSON(w, http.StatusBadRequest, &Error{Message: "read the body of the request: " + err.Error()})
+		return
+	}
+	run, err := prepare(body)
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, &Error{Message: err.Error()})
 		return
 	}
 	rc := http.NewResponseController(w)
@@ -129,7 +162,7 @@ func (h handler) upgrade(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	queue := newEventQueue()
 	go func() {
-		if verdict := h.backend.Upgrade(ctx, queue.state); verdict.Outcome != "" {
+		if verdict := run(ctx, queue.state); verdict.Outcome != "" {
 			queue.verdict(verdict)
 		} else {
 			queue.end()

@@ -24,12 +24,21 @@ import (
 type backend struct {
 	status  func() control.Status
 	upgrade func(ctx context.Context, progress func(control.Status)) control.Verdict
+	// rollback is upgrade where it is nil.
+	rollback func(ctx context.Context, reason string, progress func(control.Status)) control.Verdict
 }
 
 func (b backend) Status() control.Status { return b.status() }
 
 func (b backend) Upgrade(ctx context.Context, progress func(control.Status)) control.Verdict {
 	return b.upgrade(ctx, progress)
+}
+
+func (b backend) Rollback(ctx context.Context, reason string, progress func(control.Status)) control.Verdict {
+	if b.rollback == nil {
+		return b.upgrade(ctx, progress)
+	}
+	return b.rollback(ctx, reason, progress)
 }
 
 // serve runs b on a socket until the end of the test and returns its path.
@@ -90,9 +99,10 @@ func TestServerAnswers(t *testing.T) {
 		{"GET", "/v99999999999999999999/status", 404, "", `"versions":[1]`},
 		{"GET", "/", 404, "", `"versions":[1]`},
 		{"GET", "/status", 404, "", `"versions":[1]`},
-		{"GET", "/v1/stop", 404, "", `"error":"path \"/v1/stop\": version 1 has status and upgrade only"}`},
-		{"GET", "/v1", 404, "", `status and upgrade only`},
-		{"GET", "/v1/status/", 404, "", `status and upgrade only`},
+		{"GET", "/v1/stop", 404, "", `"error":"path \"/v1/stop\": version 1 has status, upgrade and rollback only"}`},
+		{"GET", "/v1/rollback", 405, "POST", `use POST`},
+		{"GET", "/v1", 404, "", `status, upgrade and rollback only`},
+		{"GET", "/v1/status/", 404, "", `status, upgrade and rollback only`},
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://control"+tt.path, nil)

@@ -113,6 +113,8 @@ func runHoldfast(args []string) int {
 		switch args[1] {
 		case "reload":
 			return command.Reload(ctx, args[2:], os.Stdout, os.Stderr)
+		case "rollback":
+			return command.Rollback(ctx, args[2:], os.Stdout, os.Stderr)
 		case "status":
 			return command.Status(ctx, args[2:], os.Stdout, os.Stderr)
 		case "launch":
@@ -122,7 +124,7 @@ func runHoldfast(args []string) int {
 			return command.Retry(args[2:], os.Stdout, os.Stderr)
 		}
 	}
-	fmt.Fprintf(os.Stderr, "holdfast %q: the stand-in has the commands reload, status, launch and retry: map the path in Options.Programs to have others\n", args[min(1, len(args)):])
+	fmt.Fprintf(os.Stderr, "holdfast %q: the stand-in has the commands reload, rollback, status, launch and retry: map the path in Options.Programs to have others\n", args[min(1, len(args)):])
 	return command.ExitUsage
 }
 

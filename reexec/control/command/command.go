@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package command is the part of the command holdfast that talks to a running
-// service: "holdfast reload" and "holdfast status", and the one that starts it,
+// service: "holdfast reload", "holdfast rollback" and "holdfast status", and the one that starts it,
 // "holdfast launch" with "holdfast retry". Programs that stand in for
 // the command run the same code, as package reexectest does for
 // ExecReload=/usr/bin/holdfast reload. It is built from the standard library
@@ -87,6 +87,7 @@ func exitCode(err error) int {
 		notRunning *control.NotRunningError
 		permission *control.PermissionError
 		version    *control.VersionError
+		unknowing  *control.UnsupportedError
 		protocol   *control.ProtocolError
 		broken     *control.BrokenError
 	)
@@ -95,7 +96,7 @@ func exitCode(err error) int {
 		return ExitNotRunning
 	case errors.As(err, &permission):
 		return ExitNoPermission
-	case errors.As(err, &version), errors.As(err, &protocol):
+	case errors.As(err, &version), errors.As(err, &protocol), errors.As(err, &unknowing):
 		return ExitNotSuitable
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.As(err, new(signalError)), errors.As(err, new(timeoutError)):
 		return ExitUnknown

@@ -39,8 +39,11 @@ func TestMain(m *testing.M) {
 
 // run runs the command that args[0] names.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if args[0] == "status" {
+	switch args[0] {
+	case "status":
 		return Status(ctx, args[1:], stdout, stderr)
+	case "rollback":
+		return Rollback(ctx, args[1:], stdout, stderr)
 	}
 	return Reload(ctx, args[1:], stdout, stderr)
 }
@@ -54,11 +57,13 @@ type service struct {
 	socket string
 	server *http.Server
 
-	mu      sync.Mutex
-	now     control.Status
-	upgrade func(ctx context.Context, s *service, progress func(control.Status)) control.Verdict
-	close   sync.Once
-	served  chan struct{}
+	mu  sync.Mutex
+	now control.Status
+	// rolledBack is the reason of the last rollback.
+	rolledBack string
+	upgrade    func(ctx context.Context, s *service, progress func(control.Status)) control.Verdict
+	close      sync.Once
+	served     chan struct{}
 }
 
 func (s *service) Status() control.Status {
@@ -75,6 +80,13 @@ func (s *service) set(change func(*control.Status)) {
 
 func (s *service) Upgrade(ctx context.Context, progress func(control.Status)) control.Verdict {
 	return s.upgrade(ctx, s, progress)
+}
+
+func (s *service) Rollback(ctx context.Context, reason string, progress func(control.Status)) control.Verdict {
+	v := s.upgrade(ctx, s, progress)
+	v.Rollback = true
+	s.set(func(st *control.Status) { st.Last = &v; s.rolledBack = reason })
+	return v
 }
 
 // die ends the service in the middle of everything. Its path stays.
@@ -163,6 +175,8 @@ func TestUsageErrors(t *testing.T) {
 		{"reload --json", `flag needs an argument: --json`},
 		{"reload --wait myapp", "flag provided but not defined: --wait"},
 		{"reload myapp --wait", "flag provided but not defined: --wait"},
+		{"rollback", "name the UNIT"},
+		{"rollback --reason=" + strings.Repeat("x", control.MaxReason+1) + " myapp", "--reason= has 501 bytes: must have 500 at most"},
 		{"status", "name the UNIT"},
 		{"status -q myapp", "flag provided but not defined: -q"},
 		{"status --timeout=-1s myapp", "must not be negative"},

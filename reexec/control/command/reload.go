@@ -88,34 +88,50 @@ func Reload(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if code, done := q.read(c, defaultReloadTimeout, args); done {
 		return code
 	}
+	return attempt{Flags: c, question: q, quiet: quiet, noun: "upgrade", follow: (*control.Client).UpgradeAndFollow}.run(ctx)
+}
+
+// An attempt is the part of a command that asks for an upgrade or a rollback, and
+// says how that ended.
+type attempt struct {
+	*Flags
+	question
+	quiet  bool
+	noun   string // "upgrade" or "rollback"
+	reason string
+	follow func(*control.Client, context.Context, control.FollowOptions) (control.Result, error)
+}
+
+func (a attempt) run(ctx context.Context) int {
+	c, q := a.Flags, a.question
 	ctx, cancel := withTimeout(ctx, q.timeout)
 	defer cancel()
-	p := &progress{command: c, started: time.Now(), show: !quiet && !q.asJSON.on() && term.Of(stderr).Width > 0}
-	opts := control.FollowOptions{OnState: p.state, DownAfter: downAfter}
+	p := &progress{command: c, started: time.Now(), show: !a.quiet && !q.asJSON.on() && term.Of(c.stderr).Width > 0}
+	opts := control.FollowOptions{OnState: p.state, DownAfter: downAfter, Reason: a.reason}
 	if os.Getenv("MAINPID") != "" { // systemd.exec(5): set for ExecReload=
 		opts.DownAfter = downAfterInUnit
 	}
-	result, err := control.NewClient(q.socket).UpgradeAndFollow(ctx, opts)
+	result, err := a.follow(control.NewClient(q.socket), ctx, opts)
 
 	name := q.displayName(q.operands, q.socket, p.name)
 	if os.Getenv("MAINPID") != "" && stoppedWithUnit(ctx, q.socket, result, err) {
 		// Whatever else this command returned, systemd would call the stopped
 		// unit a failed one; its reload job was cancelled by the stop.
-		c.Say("The upgrade of %s was ended by a stop.", name)
+		c.Say("The %s of %s was ended by a stop.", a.noun, name)
 		return ExitOK
 	}
 	var out reloadResult
 	if err != nil {
-		out = c.reportError(name, err)
+		out = a.reportError(name, err)
 	} else {
 		hint, _ := q.journalHint(q.socket)
-		out = c.reportResult(name, hint, result)
-		if v := result.Verdict; v.Outcome == control.Upgraded && !quiet && !q.asJSON.on() {
-			c.reportUpgrade(name, v, time.Since(p.started))
+		out = a.reportResult(name, hint, result)
+		if v := result.Verdict; v.Outcome == control.Upgraded && !a.quiet && !q.asJSON.on() {
+			a.reportUpgrade(name, v, time.Since(p.started))
 		}
 	}
 	if q.asJSON.on() {
-		if err := q.asJSON.write(stdout, out); err != nil {
+		if err := q.asJSON.write(c.stdout, out); err != nil {
 			c.Say("%s: write the result: %v", c.Name(), err)
 		}
 	}
@@ -194,41 +210,41 @@ func (p *progress) state(st control.Status) {
 }
 
 // reportError says why there is no result.
-func (c *Flags) reportError(name string, err error) reloadResult {
+func (a attempt) reportError(name string, err error) reloadResult {
 	out := reloadResult{Exit: exitCode(err), Error: err.Error()}
 	var unknown *control.UnknownError
 	if !errors.As(err, &unknown) {
-		c.Say("%s: %v", c.Name(), err)
-		c.Say("No upgrade was started.")
+		a.Say("%s: %v", a.Name(), err)
+		a.Say("No %s was started.", a.noun)
 		return out
 	}
 	out.Exit, out.Now = ExitUnknown, unknown.Last
-	c.Say("The outcome of the upgrade of %s is unknown: %v", name, unknown.Err)
+	a.Say("The outcome of the %s of %s is unknown: %v", a.noun, name, unknown.Err)
 	if unknown.Last != nil {
-		c.Say("It goes on without this command; its last known state is %q.", unknown.Last.State)
+		a.Say("It goes on without this command; its last known state is %q.", unknown.Last.State)
 	}
-	c.Say("See \"holdfast status\" for its end.")
+	a.Say("See \"holdfast status\" for its end.")
 	return out
 }
 
 // outcomeTexts begin the line that says how an attempt failed.
 var outcomeTexts = map[control.Outcome]string{
-	control.Refused:    "The upgrade of %s was refused",
-	control.RolledBack: "The upgrade of %s was rolled back",
-	control.Busy:       "No upgrade of %s was started",
-	control.Stopped:    "The upgrade of %s was ended by a stop",
-	control.Restarted:  "The upgrade of %s failed",
-	control.Down:       "The upgrade of %s failed",
-	control.Undecided:  "The upgrade of %s was not completed",
+	control.Refused:    "The %s of %s was refused",
+	control.RolledBack: "The %s of %s was rolled back",
+	control.Busy:       "No %s of %s was started",
+	control.Stopped:    "The %s of %s was ended by a stop",
+	control.Restarted:  "The %s of %s failed",
+	control.Down:       "The %s of %s failed",
+	control.Undecided:  "The %s of %s was not completed",
 }
 
 // reportResult says how an attempt ended, unless it went well without a remark.
-func (c *Flags) reportResult(name, hint string, r control.Result) reloadResult {
+func (a attempt) reportResult(name, hint string, r control.Result) reloadResult {
 	v := r.Verdict
 	out := reloadResult{Verdict: &v, Note: r.Note, Now: r.Now}
 	if v.Outcome == control.Upgraded {
 		if r.Note != "" {
-			c.Say("Note: %s.", r.Note)
+			a.Say("Note: %s.", r.Note)
 		}
 		return out
 	}
@@ -237,18 +253,18 @@ func (c *Flags) reportResult(name, hint string, r control.Result) reloadResult {
 	if !known {
 		// A service newer than this command: whatever it means, it is not
 		// "upgraded".
-		text = "The upgrade of %s ended as " + fmt.Sprintf("%q", v.Outcome)
+		text = "The %s of %s ended as " + strings.ReplaceAll(fmt.Sprintf("%q", v.Outcome), "%", "%%")
 	}
 	reason := v.Reason
 	if reason == "" {
 		reason = "the service gave no reason"
 	}
-	c.Say(text+": %s", name, reason)
+	a.Say(text+": %s", a.noun, name, reason)
 	if r.Note != "" {
-		c.Say("Note: %s.", r.Note)
+		a.Say("Note: %s.", r.Note)
 	}
 	if hint != "" {
-		c.Say("See \"%s\" for what both versions wrote.", hint)
+		a.Say("See \"%s\" for what both versions wrote.", hint)
 	}
 
 	// The state of the service comes last: that is where the eye goes.
@@ -256,21 +272,24 @@ func (c *Flags) reportResult(name, hint string, r control.Result) reloadResult {
 	switch {
 	case r.Down:
 		out.Exit = ExitDown
-		c.Say("%s is down.", name)
+		a.Say("%s is down.", name)
 	case v.Outcome == control.Stopped, r.Now != nil && r.Now.State == "stopping":
 		out.Exit = ExitDown
-		c.Say("%s is stopping.", name)
+		a.Say("%s is stopping.", name)
 	case r.Now != nil:
-		c.Say("%s is served by %s.", name, describe(processOf(*r.Now)))
+		a.Say("%s is served by %s.", name, describe(processOf(*r.Now)))
 	default:
-		c.Say("%s does not say who serves it now.", name)
+		a.Say("%s does not say who serves it now.", name)
 	}
 	return out
 }
 
 // reportUpgrade tells of a success, on stdout: it is the result.
-func (c *Flags) reportUpgrade(name string, v control.Verdict, took time.Duration) {
+func (a attempt) reportUpgrade(name string, v control.Verdict, took time.Duration) {
 	text := "Upgraded " + name
+	if a.noun == rollbackNoun {
+		text = "Rolled " + name + " back"
+	}
 	if v.To != nil && v.To.Version != "" && v.To.Version != v.From.Version {
 		text += fmt.Sprintf(" from %s to %s", orUnknown(v.From.Version), v.To.Version)
 	}
@@ -281,7 +300,7 @@ func (c *Flags) reportUpgrade(name string, v control.Verdict, took time.Duration
 	if v.To != nil {
 		text += "; it is served by " + describe(*v.To)
 	}
-	fmt.Fprintln(c.stdout, printable(text+"."))
+	fmt.Fprintln(a.stdout, printable(text+"."))
 }
 
 func phases(all []control.Phase) string {

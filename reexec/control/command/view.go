@@ -118,6 +118,7 @@ func (v View) Screen(t term.Terminal, now time.Time) string {
 	s.attempts(v)
 	if st := v.Service; st != nil {
 		s.lastGood(*st)
+		s.previous(*st)
 	}
 	if v.Frozen != "" {
 		s.row("Frozen", "%s", v.Frozen)
@@ -267,7 +268,14 @@ func (s *screen) attempts(v View) {
 	older := v.Attempts
 	if st := v.Service; st != nil && st.Last != nil {
 		last := *st.Last
-		s.Add("Last upgrade", s.Paint(OutcomeColor(string(last.Outcome)), printable(string(last.Outcome)))+" on "+ago(last.Started, s.now))
+		label, outcome := "Last upgrade", string(last.Outcome)
+		if last.Rollback {
+			label = "Last rollback"
+			if last.Outcome == control.Upgraded {
+				outcome = "done"
+			}
+		}
+		s.Add(label, s.Paint(OutcomeColor(string(last.Outcome)), printable(outcome))+" on "+ago(last.Started, s.now))
 		if last.To != nil {
 			s.row("", "from %s to %s", describe(last.From), describe(*last.To))
 		}
@@ -326,6 +334,18 @@ func (s *screen) lastGood(st control.Status) {
 	}
 	for _, f := range g.Failed {
 		s.row("Failed", "%s on %s: %s", cmp.Or(f.Version, "a file"), ago(f.At, s.now), f.Reason)
+	}
+}
+
+// previous is what a rollback would start.
+func (s *screen) previous(st control.Status) {
+	p := st.Previous
+	switch {
+	case p == nil:
+	case p.Since.IsZero():
+		s.row("Previous", "%s, %s", cmp.Or(p.Version, "a version"), p.Path)
+	default:
+		s.row("Previous", "%s of %s, %s", cmp.Or(p.Version, "a version"), ago(p.Since, s.now), p.Path)
 	}
 }
 

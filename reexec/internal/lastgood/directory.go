@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,7 +26,8 @@ const (
 // that was stopped.
 const lockPatience = time.Second
 
-// Directory is where the record and the copy of the good program are.
+// Directory is where the record is, and the copies of the good program and of the
+// one before.
 type Directory struct{ path string }
 
 // Open makes the directory if need be, and checks that nobody but root and this
@@ -250,11 +252,15 @@ func (d Directory) KeepCopy(program *os.File, id Identity) (Stamp, error) {
 	return StampOf(f)
 }
 
-// RemoveOthers removes all copies but that of id, and what a crash has left half
-// written. Call it after the record that names id was written.
-func (d Directory) RemoveOthers(id Identity) error {
+// RemoveOthers removes all copies that the record does not name, and what a crash
+// has left half written. Call it after the record was written.
+func (d Directory) RemoveOthers() error {
 	unlock, err := d.lock() // nobody writes a file just now
 	defer unlock()
+	if err != nil {
+		return err
+	}
+	r, err := d.Read()
 	if err != nil {
 		return err
 	}
@@ -262,9 +268,14 @@ func (d Directory) RemoveOthers(id Identity) error {
 	if err != nil {
 		return err
 	}
-	keep := filepath.Base(d.CopyOf(id))
+	var keep []string
+	for _, g := range []*Good{r.Good, r.Previous} {
+		if g != nil {
+			keep = append(keep, filepath.Base(d.CopyOf(g.Identity)))
+		}
+	}
 	for _, e := range entries {
-		if name := e.Name(); name != keep && (strings.HasPrefix(name, copyPrefix) || strings.HasPrefix(name, newPrefix)) {
+		if name := e.Name(); !slices.Contains(keep, name) && (strings.HasPrefix(name, copyPrefix) || strings.HasPrefix(name, newPrefix)) {
 			err = errors.Join(err, os.Remove(filepath.Join(d.path, name)))
 		}
 	}

@@ -62,7 +62,8 @@ func keep(t *testing.T, d Directory, program string) {
 
 func TestKeepCopy(t *testing.T) {
 	d := open(t)
-	for _, version := range []string{"v1", "v2", "v2"} {
+	kept := map[string]int{"v1": 1, "v2": 2, "v3": 2}
+	for _, version := range []string{"v1", "v2", "v2", "v3"} {
 		write(t, filepath.Join(d.Path(), ".new-half"), "a crash left this", 0o600)
 		keep(t, d, version)
 		r, err := d.Read()
@@ -72,7 +73,7 @@ func TestKeepCopy(t *testing.T) {
 		if err := d.CheckCopy(r.Good); err != nil {
 			t.Error(err)
 		}
-		if err := d.RemoveOthers(r.Good.Identity); err != nil {
+		if err := d.RemoveOthers(); err != nil {
 			t.Error(err)
 		}
 		if got := read(t, d.CopyOf(r.Good.Identity)); got != version {
@@ -83,8 +84,8 @@ func TestKeepCopy(t *testing.T) {
 			t.Errorf("the copy has mode %v, %v", info.Mode(), err)
 		}
 		entries, err := os.ReadDir(d.Path())
-		if err != nil || len(entries) != 3 {
-			t.Errorf("%v, %v: want the lock, the record and one copy", entries, err)
+		if err != nil || len(entries) != 2+kept[version] {
+			t.Errorf("%v, %v: want the lock, the record and %d copies", entries, err, kept[version])
 		}
 	}
 }
@@ -327,7 +328,7 @@ func anyOrder(t *testing.T, seed uint64) {
 		return choice
 	}
 	for range 30 {
-		switch random.IntN(7) {
+		switch random.IntN(8) {
 		case 0:
 			version++
 			file = fmt.Sprintf("v%d", version)
@@ -344,7 +345,11 @@ func anyOrder(t *testing.T, seed uint64) {
 			proven[content(file)] = file
 			keep(t, d, file)
 			if random.IntN(2) == 0 { // else a crash just before
-				must(t, d.RemoveOthers(content(file)))
+				must(t, d.RemoveOthers())
+			}
+			copies, err := filepath.Glob(filepath.Join(d.Path(), copyPrefix+"*"))
+			if r, readErr := d.Read(); err != nil || readErr != nil || r.Previous != nil && d.CheckCopy(r.Previous) != nil {
+				t.Errorf("no copy of %+v among %q, %v, %v", r.Previous, copies, err, readErr)
 			}
 			r, err := d.Read()
 			if _, marked := r.FailedBefore(content(file)); marked || err != nil {
@@ -360,6 +365,28 @@ func anyOrder(t *testing.T, seed uint64) {
 			must(t, half.Close())
 			write(t, d.CopyOf(content(file)), file, 0o755)
 		case 6:
+			// It may be undone, and then it was nothing.
+			var before, after string
+			if _, err := d.Update(quiet(t), func(r *Record) error {
+				to := r.Before(content(file))
+				if to == nil || d.CheckCopy(to) != nil {
+					return nil
+				}
+				before = text0(t, *r)
+				undo := r.RollBack(*to, failed(file), Candidate{Path: "/x", Identity: content(file)})
+				if _, marked := r.FailedBefore(content(file)); !marked || r.Good.Identity != to.Identity {
+					t.Errorf("rolled back from %s: %s", file, text0(t, *r))
+				}
+				if say("roll %s back to %s", file, to.Version); random.IntN(2) == 0 {
+					say("and undo that")
+					undo(r)
+					after = text0(t, *r)
+				}
+				return nil
+			}); err != nil || after != "" && after != before {
+				t.Errorf("%v, the record was\n%s, and is\n%s", err, before, after)
+			}
+		case 7:
 			say("retry")
 			if _, err := d.Update(quiet(t), func(r *Record) error { r.Retry(); return nil }); err != nil {
 				t.Error(err)

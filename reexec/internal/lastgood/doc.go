@@ -5,7 +5,8 @@
 // start and chooses; the service writes it when a version has proven itself,
 // was refused, or was undone.
 //
-// A directory holds a record and a copy of the last good program. Both sides
+// A directory holds a record, a copy of the last good program, and one of the good
+// program before that, to which an operator may roll back. Both sides
 // may be of different releases of Holdfast: the record has a format version, and
 // what is not known in it is kept out of harm's way (see [ErrFuture]).
 //

@@ -35,6 +35,9 @@ type Record struct {
 	Format int `json:"format"`
 	// Good is the last program that has proven itself; nil if none has.
 	Good *Good `json:"good,omitempty"`
+	// Previous was the good one before Good, for a rollback; nil if there was none.
+	// A release that does not know it drops it, and removes the copy.
+	Previous *Good `json:"previous,omitempty"`
 	// Failed are contents that must not start, the newest first.
 	Failed []Failure `json:"failed,omitempty"`
 	// Attempt counts the starts of a file that has not proven itself yet.
@@ -115,6 +118,9 @@ func decode(data []byte) (Record, error) {
 		return Record{}, fmt.Errorf("identity of the good program: %d bytes, SHA-256 %q", r.Good.Size, r.Good.SHA256)
 	}
 	// The rest only decides what is tried: what makes no sense is left out.
+	if r.Previous != nil && (!r.Previous.valid() || r.Good == nil || r.Previous.Identity == r.Good.Identity) {
+		r.Previous = nil
+	}
 	r.Failed = slices.DeleteFunc(r.Failed, func(f Failure) bool { return !f.valid() })
 	r.Failed = r.Failed[:min(len(r.Failed), maxFailed)]
 	if r.Attempt != nil && (!r.Attempt.valid() || r.Attempt.Count < 0) {
@@ -142,6 +148,8 @@ func (r *Record) Knows(s Stamp) (Identity, bool) {
 		return r.Seen.Identity, true
 	case r.Good != nil && r.Good.Copy == s:
 		return r.Good.Identity, true
+	case r.Previous != nil && r.Previous.Copy == s:
+		return r.Previous.Identity, true
 	}
 	return Identity{}, false
 }
@@ -196,14 +204,67 @@ func (r *Record) Attempting(id Identity) {
 // Proven takes note that a program has proven itself. Fallback says that it is
 // the copy that runs in place of the service's file, which stays marked then.
 func (r *Record) Proven(good Good, fallback bool) {
-	good.Version = text(good.Version)
 	r.Unmark(good.Identity)
-	r.Good, r.Attempt = &good, nil
+	r.become(good)
+	r.Attempt = nil
 	switch {
 	case !fallback:
 		r.Fallback = nil
 	case r.Fallback != nil:
 		r.Fallback.Count = 0
+	}
+}
+
+// become makes a program the good one, and that before it the previous.
+func (r *Record) become(good Good) {
+	good.Version = text(good.Version)
+	if r.Good != nil && r.Good.Identity != good.Identity {
+		r.Previous = r.Good
+	}
+	r.Good = &good
+}
+
+// Before is the program to which one of that content is rolled back: the last one
+// that has proven itself and is another one. It is nil if there is none.
+func (r *Record) Before(id Identity) *Good {
+	for _, g := range []*Good{r.Good, r.Previous} {
+		if g != nil && g.Identity != id {
+			return g
+		}
+	}
+	return nil
+}
+
+// RollBack makes to the good one in the place of the program that from describes.
+// It marks that and the service's file, so that to starts next whatever happens.
+// Undo takes all of it back, and leaves alone what has been changed since.
+func (r *Record) RollBack(to Good, from Failure, file Candidate) (undo func(*Record)) {
+	before := *r
+	before.Failed = slices.Clone(r.Failed)
+	r.Unmark(to.Identity)
+	r.become(to)
+	r.Attempt, r.Fallback = nil, nil
+	installed := from
+	if file.Identity != from.Identity {
+		installed.Identity, installed.Version = file.Identity, ""
+	}
+	r.Mark(installed)
+	r.Mark(from)
+	if file.Identity != to.Identity {
+		why := fmt.Sprintf("%s: %v", file.Path, installed)
+		if file.Unusable != nil {
+			why = file.Unusable.Error()
+		}
+		r.Fallback = &Fallback{Reason: text(why), Since: from.At}
+	}
+	return func(now *Record) {
+		now.Good, now.Previous, now.Attempt, now.Fallback = before.Good, before.Previous, before.Attempt, before.Fallback
+		for _, id := range []Identity{to.Identity, file.Identity, from.Identity} {
+			now.Unmark(id)
+			if mark, had := before.FailedBefore(id); had {
+				now.Mark(mark)
+			}
+		}
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"reflect"
@@ -137,7 +139,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-func text0(t *testing.T, r Record) string {
+func text0(t testing.TB, r Record) string {
 	t.Helper()
 	data, err := r.encode()
 	if err != nil {
@@ -206,6 +208,105 @@ func TestCountsEnd(t *testing.T) {
 	}
 }
 
+// A rollback swaps the good program and the one before, and marks what must not
+// start: what ran, and what is installed.
+func TestRollBack(t *testing.T) {
+	good := func(s string) *Good { return &Good{Identity: content(s), Version: s, Since: noon} }
+	rolled := func(s, version string) Failure {
+		return Failure{Identity: content(s), Version: version, Reason: "by the operator", At: noon}
+	}
+	fallback := func(text string) *Fallback { return &Fallback{Since: noon, Reason: text} }
+	const failedAt = "failed at 2026-11-30 12:00:00: by the operator"
+	for _, tt := range []struct {
+		name      string
+		record    Record
+		installed string // empty: it cannot be read
+		want      Record
+	}{
+		{
+			name: "what ran is installed", installed: "v2",
+			record: Record{Good: good("v2"), Previous: good("v1")},
+			want:   Record{Good: good("v1"), Previous: good("v2"), Failed: []Failure{rolled("v2", "v2")}, Fallback: fallback("/x: version v2 " + failedAt)},
+		},
+		{
+			name: "something newer is installed", installed: "v3",
+			record: Record{Good: good("v2"), Previous: good("v1"), Attempt: &Attempt{Identity: content("v3"), Count: 2}},
+			want: Record{
+				Good: good("v1"), Previous: good("v2"), Failed: []Failure{rolled("v2", "v2"), rolled("v3", "")},
+				Fallback: fallback("/x: " + failedAt),
+			},
+		},
+		{
+			name: "the version before is installed, and had failed", installed: "v1",
+			record: Record{Good: good("v2"), Previous: good("v1"), Failed: []Failure{failed("v1"), failed("v0")}},
+			want:   Record{Good: good("v1"), Previous: good("v2"), Failed: []Failure{rolled("v2", "v2"), failed("v0")}},
+		},
+		{
+			name:   "nothing is installed",
+			record: Record{Good: good("v2"), Previous: good("v1")},
+			want:   Record{Good: good("v1"), Previous: good("v2"), Failed: []Failure{rolled("v2", "v2")}, Fallback: fallback("file does not exist")},
+		},
+		{
+			name: "what ran has no copy", installed: "v2",
+			record: Record{Good: good("v1"), Previous: good("v0")},
+			want:   Record{Good: good("v1"), Previous: good("v0"), Failed: []Failure{rolled("v2", "v2")}, Fallback: fallback("/x: version v2 " + failedAt)},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := tt.record
+			before := text0(t, r)
+			file := Candidate{Path: "/x", Identity: content(tt.installed)}
+			if tt.installed == "" {
+				file = Candidate{Path: "/x", Unusable: fs.ErrNotExist}
+			}
+			to := r.Before(content("v2"))
+			undo := r.RollBack(*to, rolled("v2", "v2"), file)
+			if got, want := text0(t, r), text0(t, tt.want); got != want {
+				t.Errorf("the record is\n%s, want\n%s", got, want)
+			}
+			if c := r.Choose(file, noon); c.Good != (tt.installed != "v1") {
+				t.Errorf("next starts: %+v", c)
+			}
+			r.Mark(failed("v9")) // meanwhile
+			undo(&r)
+			r.Unmark(content("v9"))
+			if got := text0(t, r); got != before {
+				t.Errorf("undone it is\n%s, and was\n%s", got, before)
+			}
+		})
+	}
+	if r := (Record{Good: good("v1")}); r.Before(content("v1")) != nil || r.Before(content("v2")) != r.Good || (&Record{}).Before(content("v1")) != nil {
+		t.Error("the version before the first one")
+	}
+}
+
+// What the release before knows of a record is what it was, and what that release
+// writes is read without a version before.
+func TestReleaseBefore(t *testing.T) {
+	r := Record{Good: &Good{Identity: content("v1"), Version: "v1", Since: noon}, Previous: &Good{Identity: content("v2"), Version: "v2", Since: noon}}
+	r.Mark(failed("v2"))
+	type before struct {
+		Format   int       `json:"format"`
+		Good     *Good     `json:"good,omitempty"`
+		Failed   []Failure `json:"failed,omitempty"`
+		Attempt  *Attempt  `json:"attempt,omitempty"`
+		Fallback *Fallback `json:"fallback,omitempty"`
+		Seen     *Seen     `json:"seen,omitempty"`
+	}
+	var old before
+	if err := json.Unmarshal([]byte(text0(t, r)), &old); err != nil || old.Format != 1 || *old.Good != *r.Good || !reflect.DeepEqual(old.Failed, r.Failed) {
+		t.Fatalf("the release before reads %+v, %v", old, err)
+	}
+	text, err := json.Marshal(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := decode(text)
+	if err != nil || again.Previous != nil || again.Before(content("v2")).Identity != content("v1") {
+		t.Errorf("it is read back as %+v, %v", again, err)
+	}
+}
+
 // Records of every format that was ever written are read.
 func TestReadsFormat1(t *testing.T) {
 	data, err := os.ReadFile("testdata/record-1.json")
@@ -251,6 +352,16 @@ func TestDecodeRefuses(t *testing.T) {
 	if err != nil || len(r.Failed) > 0 || r.Attempt != nil || r.Fallback != nil || r.Seen != nil {
 		t.Errorf("what makes no sense is kept: %+v, %v", r, err)
 	}
+	same := fmt.Sprintf(`{"size":2,"sha256":%q}`, content("v1").SHA256)
+	for _, text := range []string{
+		`{"format":1,"previous":` + same + `}`,
+		`{"format":1,"good":` + same + `,"previous":` + same + `}`,
+		`{"format":1,"good":` + same + `,"previous":{"size":1,"sha256":"../x"}}`,
+	} {
+		if r, err := decode([]byte(text)); err != nil || r.Previous != nil {
+			t.Errorf("%s: %+v, %v", text, r.Previous, err)
+		}
+	}
 }
 
 // Whatever the bytes are, the record that comes of them can be used and read
@@ -264,6 +375,10 @@ func FuzzRecord(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(data, "v2", true)
+	f.Add([]byte(text0(f, Record{
+		Good: &Good{Identity: content("v2"), Version: "v2", Since: noon}, Previous: &Good{Identity: content("v1"), Version: "v1", Since: noon},
+		Failed: []Failure{failed("v3")},
+	})), "v2", false)
 	f.Fuzz(func(t *testing.T, data []byte, file string, noGood bool) {
 		r, err := decode(data)
 		if err != nil {
@@ -273,6 +388,15 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		c := Candidate{Path: "/usr/bin/myapp", Identity: content(file)}
+		if to := r.Before(c.Identity); to != nil {
+			if to.Identity == c.Identity || !to.valid() {
+				t.Fatalf("rolls %s back to %+v", file, to)
+			}
+			r.RollBack(*to, failed(file), c)
+			if _, marked := r.FailedBefore(r.Good.Identity); marked || r.Good.Identity != to.Identity || r.Previous != nil && r.Previous.Identity == r.Good.Identity {
+				t.Fatalf("rolled back to %+v: %s", to, text0(t, r))
+			}
+		}
 		if noGood || r.Good == nil {
 			c.NoGood = ErrNoGood
 		}

@@ -27,6 +27,7 @@ type subcommand struct {
 func commands() []subcommand {
 	return []subcommand{
 		{"reload", "upgrade a running service and wait for the verdict", command.Reload},
+		{"rollback", "go back to the version before and wait for the verdict", command.Rollback},
 		{"status", "show what a running service says about itself", command.Status},
 		{"render", "write the systemd units of a service", without(render)},
 		{"launch", "start a service, for ExecStart=: its file, or the last good version", without(command.Launch)},
