@@ -147,6 +147,7 @@ func (h handler) attempt(w http.ResponseWriter, r *http.Request, prepare func(bo
 	}
 	run, err := prepare(body)
 	if err != nil {
+		w.Header().Set("Connection", "close") // no client of ours sends another one
 		writeJSON(w, http.StatusBadRequest, &Error{Message: err.Error()})
 		return
 	}
