@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -22,8 +23,8 @@ type selector struct {
 // the text format without its value, so its parser can tell.
 func parseSelector(text string) (selector, error) {
 	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader([]byte(text + " 0\n")))
-	if err != nil || len(families) != 1 {
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text + " 0\n"))
+	if err != nil || len(families) != 1 || strings.ContainsAny(text, "\r\n") {
 		return selector{}, errors.New(`must be the name of a counter, as in http_requests_total or http_requests_total{code="500"}`)
 	}
 	for name, family := range families {
