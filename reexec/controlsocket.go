@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
@@ -101,6 +102,9 @@ func (c *controlServer) settleLocked() {
 	}
 }
 
+// probeTimeout bounds the answer to a probe of the control socket.
+const probeTimeout = 10 * time.Second
+
 func (s *Service) serveControl() *controlServer {
 	if s.controlListener == nil {
 		return nil
@@ -110,7 +114,18 @@ func (s *Service) serveControl() *controlServer {
 		srv:     control.NewServer(backend{s}, s.log),
 		ln:      control.NewPeerListener(s.controlListener, uint32(os.Geteuid()), s.log),
 	}
-	next := c.srv.Handler
+	protocol, probes := c.srv.Handler, s.Handler()
+	next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if control.IsProbe(r.URL.Path) {
+			// A client that does not read must not stay for ever.
+			rc := http.NewResponseController(w)
+			_ = rc.SetWriteDeadline(time.Now().Add(probeTimeout))
+			probes.ServeHTTP(w, r)
+			_ = rc.SetWriteDeadline(time.Time{}) // net/http does not, with WriteTimeout zero
+		} else {
+			protocol.ServeHTTP(w, r)
+		}
+	})
 	c.srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.ServeHTTP(w, r, next) })
 	go func() {
 		if err := c.srv.Serve(c.ln); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {

@@ -89,10 +89,9 @@ func (h *history) load(_ uint32, data []byte) error {
 func short(v control.Verdict) control.Verdict {
 	v.Reason = clip(v.Reason, maxHistoryReason)
 	v.Outcome = control.Outcome(clip(string(v.Outcome), maxVersion))
-	v.From.Version = clip(v.From.Version, maxVersion)
+	v.From = shortProcess(v.From)
 	if v.To != nil {
-		to := *v.To
-		to.Version = clip(to.Version, maxVersion)
+		to := shortProcess(*v.To)
 		v.To = &to
 	}
 	v.Phases = slices.Clone(v.Phases[:min(len(v.Phases), maxHistoryPhases)])
@@ -100,6 +99,11 @@ func short(v control.Verdict) control.Verdict {
 		v.Phases[i].Name = clip(v.Phases[i].Name, maxVersion)
 	}
 	return v
+}
+
+func shortProcess(p control.Process) control.Process {
+	p.Version, p.Build = clip(p.Version, maxVersion), clip(p.Build, maxVersion)
+	return p
 }
 
 func (h *history) empty() bool {
@@ -118,13 +122,12 @@ func (h *history) list() ([]control.Verdict, map[control.Outcome]uint64) {
 	return slices.Clone(h.verdicts), maps.Clone(h.attempts)
 }
 
-// add notes a verdict, and has systemd keep it. It does not wait for that.
+// add notes a verdict.
 func (h *history) add(v control.Verdict) {
 	h.mu.Lock()
 	h.verdicts = append([]control.Verdict{short(v)}, h.verdicts[:min(len(h.verdicts), control.MaxHistory-1)]...)
 	h.attempts[v.Outcome]++
 	h.mu.Unlock()
-	go h.commit()
 }
 
 // drained notes how the old version of an upgrade has ended. It returns false if
@@ -140,10 +143,10 @@ func (h *history) drained(d control.Drain) bool {
 	}
 	h.verdicts = slices.Clone(h.verdicts)
 	h.verdicts[i].Drain = &control.DrainSum{Seconds: d.Seconds, Moved: d.Moved}
-	go h.commit()
 	return true
 }
 
+// commit has systemd keep it.
 func (h *history) commit() {
 	ctx, cancel := context.WithTimeout(context.Background(), barrierTimeout)
 	defer cancel()
@@ -158,6 +161,7 @@ func (h *history) commit() {
 func (s *Service) noteVerdict(v control.Verdict) {
 	v.After = memoryNow()
 	s.history.add(v)
+	go s.history.commit()
 }
 
 // noteTakeover notes the attempt by which this generation has become main. A
@@ -173,7 +177,7 @@ func (s *Service) noteTakeover() {
 	d := s.lastDrain
 	s.mu.Unlock()
 	if d != nil {
-		s.history.drained(*d) // it was over before
+		s.historyDrained(*d) // it was over before
 	}
 }
 
@@ -182,5 +186,11 @@ func (s *Service) noteDrain(d control.Drain) {
 	s.mu.Lock()
 	s.lastDrain = &d
 	s.mu.Unlock()
-	s.history.drained(d)
+	s.historyDrained(d)
+}
+
+func (s *Service) historyDrained(d control.Drain) {
+	if s.history.drained(d) {
+		go s.history.commit()
+	}
 }

@@ -167,6 +167,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	done := ctx.Done()
 	for s.state != machine.Gone {
+		s.turned.Store(int64(time.Since(s.began)))
 		select {
 		case e := <-s.events:
 			s.handle(e)

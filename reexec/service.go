@@ -58,6 +58,10 @@ type Service struct {
 	done     chan struct{}  // closed when Run returns
 	main     chan struct{}  // closed when this generation is main and has what its predecessor left
 
+	turned  atomic.Int64                 // when Run's loop has turned last: nanoseconds since began
+	metrics atomic.Pointer[http.Handler] // of SetMetrics
+	asking  askedHealth
+
 	lease    atomic.Bool               // this generation writes what outlives it
 	follower atomic.Pointer[successor] // of the upgrade under way: hears what changes
 

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -65,6 +66,7 @@ type plan struct {
 	Handover   int    // latest version of the handover that it speaks
 	NoSessions bool   // handles none that another generation had
 	Ballast    int    // bytes of state of each session
+	Probes     bool   // has Service.Handler on the socket "probes.PID" of its own, from New on
 	Worker     string // runs while it is main, and does as this says
 	State      bool   // has a state, whose functions do as these say
 	Save, Load string
@@ -140,6 +142,15 @@ func runService(log *slog.Logger) error {
 	}
 	if _, err := reexec.New(reexec.Options{Name: "service"}); !errors.Is(err, reexec.ErrTwice) {
 		return fmt.Errorf("a second New: %v", err)
+	}
+	if p.Probes {
+		path := filepath.Join(p.Directory, fmt.Sprintf("probes.%d", os.Getpid()))
+		_ = os.Remove(path) // of the program that was executed in place
+		ln, err := net.Listen("unix", path)
+		if err != nil {
+			return err
+		}
+		go func() { _ = http.Serve(ln, service.Handler()) }()
 	}
 	for i, l := range p.Listeners {
 		ln, err := service.Listen(l.Name, l.Network, l.Address)
@@ -319,6 +330,9 @@ func (p plan) handler(service *reexec.Service) http.Handler {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
+	for _, path := range []string{"/healthz", "/readyz", "/updatez", "/metrics"} {
+		mux.Handle(path, service.Handler())
+	}
 	mux.HandleFunc("GET /goroutines", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(runtime.NumGoroutine()) })
 	mux.HandleFunc("GET /crash", func(http.ResponseWriter, *http.Request) {
 		go panic("crash on demand") // net/http would recover from its own

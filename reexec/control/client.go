@@ -21,6 +21,8 @@ import (
 const (
 	// maxHeader bounds the head of an answer.
 	maxHeader = 64 << 10
+	// maxMetrics bounds the metrics of a service.
+	maxMetrics = 64 << 20
 	// maxSocketPath is sun_path less its NUL (unix(7)).
 	maxSocketPath = 107
 )
@@ -54,8 +56,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 
 const statusAttempts = 3
 
-// firstResources are what every release of protocol version 1 has had.
-var firstResources = []string{"status", "upgrade"}
+// isLater says whether not every release of this version of the protocol knows it.
+func isLater(path string) bool {
+	resource, ok := strings.CutPrefix(path, pathOf(""))
+	return ok && resource != "status" && resource != "upgrade"
+}
 
 func (c *Client) statusOnce(ctx context.Context) (Status, error) {
 	a, err := c.ask(ctx, http.MethodGet, "status", "application/json", nil)
@@ -63,7 +68,7 @@ func (c *Client) statusOnce(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer a.close()
-	body, err := a.readAll()
+	body, err := a.readAll(maxLine)
 	if err != nil {
 		return Status{}, err
 	}
@@ -75,6 +80,51 @@ func (c *Client) statusOnce(ctx context.Context) (Status, error) {
 		return Status{}, &VersionError{c.socket, []int{st.Protocol}}
 	}
 	return st, nil
+}
+
+// Healthz asks whether main is alive.
+func (c *Client) Healthz(ctx context.Context) (Health, error) { return c.health(ctx, HealthzPath) }
+
+// Readyz asks whether the service is able to serve now: main accepts connections, and
+// its health check says so, or the new version on trial does.
+func (c *Client) Readyz(ctx context.Context) (Health, error) { return c.health(ctx, ReadyzPath) }
+
+func (c *Client) health(ctx context.Context, path string) (h Health, err error) {
+	err = c.get(ctx, path, &h, http.StatusOK, http.StatusServiceUnavailable)
+	return h, err
+}
+
+// Updatez asks where the service is in an upgrade.
+func (c *Client) Updatez(ctx context.Context) (u Update, err error) {
+	err = c.get(ctx, UpdatezPath, &u, http.StatusOK)
+	return u, err
+}
+
+func (c *Client) get(ctx context.Context, path string, into any, codes ...int) error {
+	a, err := c.askPath(ctx, http.MethodGet, path, "application/json", nil, codes...)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	body, err := a.readAll(maxLine)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return &ProtocolError{c.socket, fmt.Errorf("%s: %.80q: %w", path, body, err)}
+	}
+	return nil
+}
+
+// Metrics asks for the metrics of main in the text format of Prometheus. The error
+// is a [*ProtocolError] if the service has none.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	a, err := c.askPath(ctx, http.MethodGet, MetricsPath, "text/plain", nil, http.StatusOK)
+	if err != nil {
+		return nil, err
+	}
+	defer a.close()
+	return a.readAll(maxMetrics)
 }
 
 // Upgrade asks the service to upgrade and waits for the verdict, which may be
@@ -141,6 +191,14 @@ type answer struct {
 // http.Transport does not tell a connection that ended from one that was never
 // made, and the difference is what the caller acts on.
 func (c *Client) ask(ctx context.Context, method, resource, mediaType string, body []byte) (*answer, error) {
+	return c.askPath(ctx, method, pathOf(resource), mediaType, body, http.StatusOK)
+}
+
+// pathOf is the path of a resource of the protocol.
+func pathOf(resource string) string { return fmt.Sprintf("/v%d/%s", Version, resource) }
+
+// askPath takes answers of these codes for one.
+func (c *Client) askPath(ctx context.Context, method, path, mediaType string, body []byte, codes ...int) (*answer, error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -150,7 +208,7 @@ func (c *Client) ask(ctx context.Context, method, resource, mediaType string, bo
 		unwatch()
 		_ = conn.Close()
 	}}
-	if err := a.exchange(method, resource, mediaType, body); err != nil {
+	if err := a.exchange(method, path, mediaType, body, codes); err != nil {
 		a.close()
 		return nil, err
 	}
@@ -186,9 +244,9 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 }
 
 // exchange writes the request and reads the head of the answer.
-func (a *answer) exchange(method, resource, mediaType string, body []byte) error {
-	request := fmt.Sprintf("%s /v%d/%s HTTP/1.1\r\nHost: control\r\nUser-Agent: holdfast\r\nAccept: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-		method, Version, resource, mediaType, len(body), body)
+func (a *answer) exchange(method, path, mediaType string, body []byte, codes []int) error {
+	request := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: control\r\nUser-Agent: holdfast\r\nAccept: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		method, path, mediaType, len(body), body)
 	// An error of the write is not the last word: a server may answer and
 	// close without having read.
 	_, writeErr := io.WriteString(a.conn, request)
@@ -211,8 +269,8 @@ func (a *answer) exchange(method, resource, mediaType string, body []byte) error
 	limit.N = 1<<63 - 1
 	a.body = resp.Body
 
-	if resp.StatusCode != http.StatusOK {
-		return a.refusal(resp, resource)
+	if !slices.Contains(codes, resp.StatusCode) {
+		return a.refusal(resp, path)
 	}
 	if got, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || got != mediaType {
 		return &ProtocolError{a.client.socket, fmt.Errorf("Content-Type %q: want %s", resp.Header.Get("Content-Type"), mediaType)}
@@ -221,8 +279,8 @@ func (a *answer) exchange(method, resource, mediaType string, body []byte) error
 }
 
 // refusal turns an answer that is not 200 into an error.
-func (a *answer) refusal(resp *http.Response, resource string) error {
-	body, err := a.readAll()
+func (a *answer) refusal(resp *http.Response, path string) error {
+	body, err := a.readAll(maxLine)
 	if err != nil {
 		return err
 	}
@@ -235,20 +293,20 @@ func (a *answer) refusal(resp *http.Response, resource string) error {
 		return &PermissionError{a.client.socket, &said}
 	case resp.StatusCode == http.StatusNotFound && len(said.Versions) > 0 && !slices.Contains(said.Versions, Version):
 		return &VersionError{a.client.socket, said.Versions}
-	case resp.StatusCode == http.StatusNotFound && len(said.Versions) == 0 && !slices.Contains(firstResources, resource):
-		return &UnsupportedError{a.client.socket, resource, &said}
+	case resp.StatusCode == http.StatusNotFound && len(said.Versions) == 0 && isLater(path):
+		return &UnsupportedError{a.client.socket, strings.TrimPrefix(path, pathOf("")), &said}
 	default:
 		return &ProtocolError{a.client.socket, fmt.Errorf("answer %q: %w", resp.Status, &said)}
 	}
 }
 
-func (a *answer) readAll() ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(a.body, maxLine+1))
+func (a *answer) readAll(limit int64) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(a.body, limit+1))
 	if err != nil {
 		return nil, a.fault(err)
 	}
-	if len(body) > maxLine {
-		return nil, &ProtocolError{a.client.socket, fmt.Errorf("answer is longer than %d bytes", maxLine)}
+	if int64(len(body)) > limit {
+		return nil, &ProtocolError{a.client.socket, fmt.Errorf("answer is longer than %d bytes", limit)}
 	}
 	return body, nil
 }

@@ -10,6 +10,10 @@
 //	                   at every change of state, the last one with the verdict
 //	POST /v1/rollback  the same, to the version before, which [Status.Previous]
 //	                   names; the body is a [RollbackRequest], or empty
+//	GET  /healthz      alive? [Health]
+//	GET  /readyz       able to serve now? [Health]
+//	GET  /updatez      where an upgrade is: [Update]
+//	GET  /metrics      for Prometheus, if the service has metrics
 //
 // Only root and the service's own user are served.
 package control

@@ -74,11 +74,7 @@ func NewHandler(b Backend) http.Handler { return handler{b} }
 type handler struct{ backend Backend }
 
 func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// The deadline of the header is over by now, and net/http, too, reads what a
-	// client has announced. It sets another one for the next request.
-	if r.ContentLength != 0 {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	}
+	limitBody(w, r)
 	version, resource, ok := splitPath(r.URL.Path)
 	switch {
 	case !ok:
@@ -109,6 +105,15 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, &Error{
 			Message: fmt.Sprintf("path %q: version %d has status, upgrade and rollback only", r.URL.Path, Version),
 		})
+	}
+}
+
+// limitBody bounds what is waited for of a body. The deadline of the header is over
+// by now, and net/http, too, reads what a client has announced. It sets another one
+// for the next request.
+func limitBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
 }
 
