@@ -424,8 +424,15 @@ func dialHTTP(t *testing.T, addr net.Addr) *httpClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	return &httpClient{t, conn, bufio.NewReader(conn)}
+	return &httpClient{t, conn, bufio.NewReader(patientReader{conn})}
+}
+
+// patientReader bounds each wait for an answer, and not all of them together.
+type patientReader struct{ net.Conn }
+
+func (r patientReader) Read(p []byte) (int, error) {
+	_ = r.SetReadDeadline(time.Now().Add(patience))
+	return r.Conn.Read(p)
 }
 
 func (c *httpClient) send(body string) {

@@ -373,7 +373,8 @@ func (s *service) asked() (verdict func() (control.Verdict, []string)) {
 
 // ask asks for an upgrade; news is called at every state.
 func (s *service) ask(news func(control.Status)) (verdict func() (control.Verdict, []string), done <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	// Each step of the upgrade has its own bound.
+	ctx, cancel := context.WithTimeout(s.t.Context(), 4*patience)
 	var states []string
 	var v control.Verdict
 	var err error
@@ -402,6 +403,12 @@ func (s *service) ask(news func(control.Status)) (verdict func() (control.Verdic
 func (s *service) mustUpgrade() control.Status {
 	s.t.Helper()
 	v, _ := s.upgrade()
+	return s.mustBeUpgraded(v)
+}
+
+// mustBeUpgraded returns the new main of a verdict.
+func (s *service) mustBeUpgraded(v control.Verdict) control.Status {
+	s.t.Helper()
 	if v.Outcome != control.Upgraded || v.Reason != "" {
 		s.t.Fatalf("verdict %q: %s", v.Outcome, v.Reason)
 	}

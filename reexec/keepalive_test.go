@@ -265,7 +265,6 @@ func TestMoveRacesWithRequests(t *testing.T) {
 	var done sync.WaitGroup
 	for i := range clients {
 		c := dialHTTP(t, addr)
-		_ = c.conn.SetDeadline(time.Now().Add(3 * patience))
 		done.Go(func() {
 			last := 0
 			for n := 0; ; n++ {

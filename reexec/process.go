@@ -138,10 +138,13 @@ const (
 	pidfdGetInfo = 3<<30 | uint(unsafe.Sizeof(pidfdInfo{}))<<16 | 0xff<<8 | 11
 )
 
+// reapTimeout is how long the parent of a dead process may take to see that.
+const reapTimeout = time.Second
+
 // ending says how the process ended, as far as one who is not its parent can
 // know: from Linux 6.15 on, once its parent has reaped it.
 func (p *process) ending() string {
-	deadline := time.Now().Add(200 * time.Millisecond)
+	deadline := time.Now().Add(reapTimeout)
 	for !p.reaped() && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}

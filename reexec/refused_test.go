@@ -71,9 +71,23 @@ func refuse(t *testing.T, p plan, managed bool, list func(s *service) []bad) {
 		t.Logf("%s: %v", c.name, time.Since(begin).Round(time.Millisecond))
 	}
 	s.release("v2", nil)
-	st := s.mustUpgrade()
+	st := s.upgradeInTime()
 	s.mustServe(st.PID)
 	load.mustBeWhole()
+}
+
+// upgradeInTime is mustUpgrade for a service whose bounds are as short as a test of them
+// needs: on a busy machine a sound version reaches them, too, and is asked again.
+func (s *service) upgradeInTime() control.Status {
+	s.t.Helper()
+	for deadline := time.Now().Add(4 * patience); ; {
+		v, _ := s.upgrade()
+		late := v.Outcome == control.Refused && strings.Contains(v.Reason, " within ")
+		if !late || time.Now().After(deadline) {
+			return s.mustBeUpgraded(v)
+		}
+		s.t.Logf("again: %s", v.Reason)
+	}
 }
 
 // Whatever is wrong with the new version, it is refused with the reason, the
@@ -115,15 +129,15 @@ func TestCheckTimeout(t *testing.T) {
 func TestStartTimeout(t *testing.T) {
 	environments(t, func(t *testing.T, managed bool) {
 		p := quick()
-		p.StartTimeout = time.Second
+		p.StartTimeout = 2 * time.Second
 		refuse(t, p, managed, func(s *service) []bad {
 			return []bad{
-				{"never joins", func(p *plan) { p.Early = "hang" }, "not ready within 1s"},
-				{"never ready", func(p *plan) { p.Built = "hang" }, "not ready within 1s"},
+				{"never joins", func(p *plan) { p.Early = "hang" }, "not ready within 2s"},
+				{"never ready", func(p *plan) { p.Built = "hang" }, "not ready within 2s"},
 				{"never healthy", func(p *plan) {
 					p.HealthFile = filepath.Join(s.dir, "ill")
 					writeFile(t, p.HealthFile, "no connection to the database")
-				}, "not ready within 1s: no connection to the database"},
+				}, "not ready within 2s: no connection to the database"},
 			}
 		})
 	})

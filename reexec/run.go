@@ -491,6 +491,9 @@ func (s *Service) late() string {
 	return text
 }
 
+// predecessorMargin is how late a predecessor may be that lives.
+const predecessorMargin = time.Second
+
 // deadline is how long a state may last. Probation ends on a beat instead.
 func (s *Service) deadline(state machine.State) time.Duration {
 	switch state {
@@ -499,8 +502,9 @@ func (s *Service) deadline(state machine.State) time.Duration {
 	case machine.Emptying, machine.Draining, machine.Resigning, machine.Stopping:
 		return s.opts.DrainTimeout
 	case machine.Joining, machine.Offered:
-		// A predecessor that lives decides before that: its time began earlier.
-		return max(s.opts.StartTimeout, s.predecessor.hello.StartTimeout)
+		// A predecessor that lives decides before that: its time began earlier, and
+		// on a busy machine it may be late.
+		return max(s.opts.StartTimeout, s.predecessor.hello.StartTimeout) + predecessorMargin
 	case machine.Renewed:
 		return s.renewed.left()
 	}

@@ -268,6 +268,10 @@ func (c *successor) follow(hello handover.Hello, list []passing, tell report, ad
 	case <-c.gone:
 		tell(machine.Died, c.diedBecause())
 	case <-time.After(time.Second):
+		if !c.alive() {
+			tell(machine.Died, c.diedBecause()) // and how is not known yet
+			return
+		}
 		tell(machine.Ill, fmt.Sprintf("successor (PID %d) closed the handover socket and lives on", c.process.PID))
 	}
 }

@@ -37,6 +37,7 @@ func TestVMLane(t *testing.T) {
 				}
 			}
 			story("upgrade", testUpgradeInVirtualMachine)
+			story("clock", testClockJumps)
 			story("memory", testMemory)
 			story("soft-reboot", testSoftReboot)
 			story("counters across a soft-reboot", testCountersAcrossSoftReboot)

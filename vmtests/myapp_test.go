@@ -274,28 +274,48 @@ func (m *myapp) reloadInBackground() <-chan error {
 // other text.
 func (m *myapp) between(from, to string) time.Duration {
 	m.t.Helper()
-	entries, err := m.Entries(m.ctx, "-u", myappUnit)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	at := func(e vmtests.Entry) time.Duration {
-		usec, err := strconv.ParseInt(e.Get("__MONOTONIC_TIMESTAMP"), 10, 64)
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		return time.Duration(usec) * time.Microsecond
-	}
+	entries := m.entries()
 	var begin time.Duration
 	for _, e := range entries {
 		switch text := e.Message(); {
 		case strings.Contains(text, from):
-			begin = at(e)
+			begin = m.at(e)
 		case begin != 0 && strings.Contains(text, to):
-			return at(e) - begin
+			return m.at(e) - begin
 		}
 	}
 	m.t.Fatalf("journal: no %q after %q", to, from)
 	return 0
+}
+
+// moment is when the journal has a line for the first time after another moment, both since the boot.
+func (m *myapp) moment(text string, after time.Duration) time.Duration {
+	m.t.Helper()
+	for _, e := range m.entries() {
+		if at := m.at(e); at >= after && strings.Contains(e.Message(), text) {
+			return at
+		}
+	}
+	m.t.Fatalf("journal: no %q after %v", text, after)
+	return 0
+}
+
+func (m *myapp) entries() []vmtests.Entry {
+	m.t.Helper()
+	entries, err := m.Entries(m.ctx, "-u", myappUnit)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return entries
+}
+
+func (m *myapp) at(e vmtests.Entry) time.Duration {
+	m.t.Helper()
+	usec, err := strconv.ParseInt(e.Get("__MONOTONIC_TIMESTAMP"), 10, 64)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return time.Duration(usec) * time.Microsecond
 }
 
 // waitState waits until the journal says that a generation has come to a state.
