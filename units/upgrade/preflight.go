@@ -89,6 +89,8 @@ func (u *Upgrader) check(ctx context.Context, action, name string) (found, error
 		return f, &PreconditionError{Unit: name, What: fmt.Sprintf("an upgrade of it is under way (%s)", f.status.State), Hint: "holdfast status " + name}
 	case f.status.State != "running":
 		return f, &PreconditionError{Unit: name, What: fmt.Sprintf("it is %s", f.status.State), Hint: "holdfast status " + name}
+	case action == "rollback" && f.status.Previous == nil:
+		return f, &PreconditionError{Unit: name, What: fmt.Sprintf("no version before %s is kept", f.status.Version), Hint: "holdfast check " + name}
 	case action == "rollout" && f.status.Mode == "restart":
 		return f, &PreconditionError{Unit: name, What: "it is upgraded by a restart only (Mode: Restart)", Hint: systemctl + " restart " + name, Unfit: true}
 	}

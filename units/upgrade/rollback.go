@@ -4,18 +4,14 @@ package upgrade
 
 import (
 	"context"
-	"errors"
+	"strings"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 )
 
-// rollback has the service go back to the version before, and follows it.
-func (s *service) rollback(ctx context.Context, onState func(control.Status)) (control.Result, error) {
-	client, ok := any(s.client).(interface {
-		RollbackAndFollow(context.Context, control.FollowOptions) (control.Result, error)
-	})
-	if !ok {
-		return control.Result{}, errors.New("this release cannot roll back")
-	}
-	return client.RollbackAndFollow(ctx, control.FollowOptions{OnState: onState})
+// rollback has the service go back to the version before, and follows it. The reason
+// goes to its log.
+func (s *service) rollback(ctx context.Context, reason string, onState func(control.Status)) (control.Result, error) {
+	reason = strings.ToValidUTF8(reason[:min(len(reason), control.MaxReason)], "")
+	return s.client.RollbackAndFollow(ctx, control.FollowOptions{OnState: onState, Reason: reason})
 }

@@ -91,12 +91,12 @@ func (r *rollout) look(s *step, client controller) *failure {
 			return f
 		}
 	} else {
-		for gate, path := range map[string]string{"health": "/healthz", "ready": "/readyz"} {
-			code, body, err := client.get(r.ctx, path)
+		for _, page := range []struct{ gate, path string }{{"health", "/healthz"}, {"ready", "/readyz"}} {
+			code, body, err := client.get(r.ctx, page.path)
 			if err == nil && code == http.StatusNotFound {
 				continue // this release of the service has none; its state was looked at
 			}
-			if f := lookPage(gate, path, code, body, err); f != nil {
+			if f := lookPage(page.gate, page.path, code, body, err); f != nil {
 				return f
 			}
 		}

@@ -344,6 +344,18 @@ func broken(v verdict, reason string) verdict {
 	return v
 }
 
+// why is what a service is told of its rollback.
+func (r *rollout) why(s *step) string {
+	text := "request " + r.rec.Request.ID
+	if r.rec.Request.By != "" {
+		text += " by " + r.rec.Request.By
+	}
+	if s.Report.Reason != "" {
+		text += ": " + s.Report.Reason
+	}
+	return text
+}
+
 // rollback has the service go back to the version before.
 func (r *rollout) rollback(s *step) {
 	client := r.dial(s.Socket)
@@ -352,18 +364,18 @@ func (r *rollout) rollback(s *step) {
 		return
 	}
 	byHand := r.rec.Report.Action == "rollback"
-	var result control.Result
 	undone := func() bool {
 		moved := st.Instance != s.After.Instance || st.Generation != s.After.Generation
-		if byHand {
-			return moved && (st.Version != s.After.Version.Version || result.Verdict.Outcome == control.Upgraded)
+		if !byHand {
+			return moved && st.Version == s.Before.Version.Version
 		}
-		return moved && st.Version == s.Before.Version.Version
+		// Two builds may say the same of themselves.
+		last := st.Last
+		return moved && (st.Version != s.After.Version.Version || last != nil && last.Rollback && last.Outcome == control.Upgraded && !last.Started.Equal(s.After.Verdict))
 	}
 	reason := s.Report.Reason
 	if !undone() {
-		var err error
-		result, err = client.rollback(r.ctx, func(st control.Status) {
+		result, err := client.rollback(r.ctx, r.why(s), func(st control.Status) {
 			r.emit(Event{Kind: "state", Unit: s.Report.Unit, Wave: s.Report.Wave, Phase: s.Phase, State: st.State})
 		})
 		if r.ctx.Err() != nil {

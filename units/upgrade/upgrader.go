@@ -65,7 +65,7 @@ type job interface {
 type controller interface {
 	status(ctx context.Context) (control.Status, error)
 	get(ctx context.Context, path string) (code int, body []byte, err error)
-	rollback(ctx context.Context, onState func(control.Status)) (control.Result, error)
+	rollback(ctx context.Context, reason string, onState func(control.Status)) (control.Result, error)
 }
 
 // connection is a bus.Conn as a manager.

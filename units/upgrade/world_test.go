@@ -153,8 +153,15 @@ func (f *fake) begin(state string, version string, fail string) {
 func (f *fake) status() control.Status {
 	return control.Status{
 		Protocol: control.Version, Instance: f.instance, State: f.state, Generation: f.generation, Version: f.version,
-		PID: f.pid, Last: f.last, Mode: f.mode,
+		PID: f.pid, Last: f.last, Mode: f.mode, Previous: f.previous(),
 	}
+}
+
+func (f *fake) previous() *control.Program {
+	if f.before == "" {
+		return nil
+	}
+	return &control.Program{Version: f.before}
 }
 
 // handle is the world for one life of a helper.
@@ -286,7 +293,7 @@ func (l line) get(ctx context.Context, path string) (code int, body []byte, err 
 	return code, body, err
 }
 
-func (l line) rollback(ctx context.Context, _ func(control.Status)) (control.Result, error) {
+func (l line) rollback(ctx context.Context, _ string, _ func(control.Status)) (control.Result, error) {
 	err := l.call(ctx, l.life, func() error {
 		f := l.services[l.unit]
 		if f.before == "" {
