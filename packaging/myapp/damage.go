@@ -42,6 +42,7 @@ var (
 //	hang-in-probation   serves, then stops itself with SIGSTOP
 //	eat-at-start        as a successor, takes memory until the kernel ends it
 //	eat-memory          serves, then takes memory until the kernel ends it
+//	fail-requests       serves, then answers 500, which it counts on /metrics
 //	ill-at-start        is never healthy
 //	ill-in-probation    serves, then says that it is not healthy
 func damage(options *reexec.Options, server *http.Server) {
@@ -99,6 +100,24 @@ func damage(options *reexec.Options, server *http.Server) {
 		}
 	case "eat-memory":
 		onRequest(sync.OnceFunc(func() { go eat() }))
+	case "fail-requests":
+		onRequest(func() {})
+		next := server.Handler
+		var requests, failed atomic.Int64
+		server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path == "/metrics":
+				fmt.Fprintf(w, "# TYPE myapp_requests_total counter\nmyapp_requests_total{code=\"200\"} %d\nmyapp_requests_total{code=\"500\"} %d\n", requests.Load()-failed.Load(), failed.Load())
+				return
+			case due():
+				requests.Add(1)
+				failed.Add(1)
+				http.Error(w, "damaged on purpose: no database", http.StatusInternalServerError)
+				return
+			}
+			requests.Add(1)
+			next.ServeHTTP(w, r)
+		})
 	case "ill-at-start":
 		options.Health = func(context.Context) error { return errors.New("damaged on purpose: never healthy") }
 	case "ill-in-probation":
