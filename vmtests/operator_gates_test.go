@@ -30,6 +30,7 @@ func TestOperatorSoakFails(t *testing.T) {
 				r.Gates.Requests, r.Gates.Errors = "myapp_requests_total", `myapp_requests_total{code="500"}`
 			},
 		},
+		{gate: "ready", reason: "damaged on purpose: the database is gone", bad: build{version: "3.0.0", damage: "ill-in-probation", after: "4s"}},
 		{gate: "process", bad: build{version: "5.0.0", damage: "panic-in-probation", after: "4s"}, loses: true},
 	}
 	eachVersion(t, func(t *testing.T, v vmtests.Version) {

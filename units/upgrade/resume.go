@@ -86,7 +86,9 @@ func (u *Upgrader) resume(ctx context.Context, rec *record, onEvent func(Event))
 	defer release()
 	r := u.newRollout(ctx, rec, onEvent)
 	defer r.cancel(nil)
-	stale := time.Since(rec.Written) > staleAfter
+	// It writes nothing while it watches, and in a pause.
+	quiet := max(0, rec.Request.Gates.Soak) + rec.Request.Waves.Pause
+	stale := time.Since(rec.Written) > staleAfter+quiet
 	r.save(func() {
 		rec.Report.Resumed = true
 		for _, s := range rec.Steps {

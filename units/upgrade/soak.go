@@ -3,6 +3,7 @@
 package upgrade
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -81,27 +82,39 @@ func (r *rollout) look(s *step, client controller) *failure {
 	if f := r.lookProcess(s, client); f != nil {
 		return f
 	}
+	f := r.lookPages(s, client)
+	if f == nil {
+		f = r.lookErrors(s, client)
+	}
+	if f != nil {
+		// The process that was to answer may have died: then that is what has failed.
+		if died := r.lookProcess(s, client); died != nil {
+			return died
+		}
+	}
+	return f
+}
+
+// lookPages: the service says that it is well.
+func (r *rollout) lookPages(s *step, client controller) *failure {
 	if url := r.rec.Request.Gates.HealthURL; url != "" {
 		t, err := parseTarget(url, instanceOf(s.Report.Unit))
 		if err != nil {
 			return &failure{gate: "health", reason: err.Error(), final: true}
 		}
 		code, body, err := fetch(r.ctx, t)
-		if f := lookPage("health", url, code, body, err); f != nil {
+		return lookPage("health", url, code, body, err)
+	}
+	for _, page := range []struct{ gate, path string }{{"health", control.HealthzPath}, {"ready", control.ReadyzPath}} {
+		code, body, err := client.get(r.ctx, page.path)
+		if err == nil && code == http.StatusNotFound {
+			continue // this release of the service has none; its state was looked at
+		}
+		if f := lookPage(page.gate, page.path, code, body, err); f != nil {
 			return f
 		}
-	} else {
-		for _, page := range []struct{ gate, path string }{{"health", "/healthz"}, {"ready", "/readyz"}} {
-			code, body, err := client.get(r.ctx, page.path)
-			if err == nil && code == http.StatusNotFound {
-				continue // this release of the service has none; its state was looked at
-			}
-			if f := lookPage(page.gate, page.path, code, body, err); f != nil {
-				return f
-			}
-		}
 	}
-	return r.lookErrors(s, client)
+	return nil
 }
 
 // lookProcess: the process is the same, and the unit active.
@@ -149,7 +162,12 @@ func lookPage(gate, name string, code int, body []byte, err error) *failure {
 		return &failure{gate: gate, reason: err.Error()}
 	case code < 200 || code > 299:
 		reason := fmt.Sprintf("%s answers %d", name, code)
-		if line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n"); line != "" {
+		line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+		var health control.Health
+		if json.Unmarshal(body, &health) == nil && health.Reason != "" {
+			line = health.Reason
+		}
+		if line != "" {
 			reason += fmt.Sprintf(": %.*q", maxQuote, line)
 		}
 		return &failure{gate: gate, reason: reason}

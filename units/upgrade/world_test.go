@@ -280,7 +280,7 @@ func (l line) get(ctx context.Context, path string) (code int, body []byte, err 
 		code = 200
 		switch bad := f.bad[f.version]; {
 		case path == "/healthz" && bad == "ill", path == "/readyz" && bad == "unready":
-			code, body = 503, []byte("no database\n")
+			code, body = 503, []byte(`{"ok":false,"reason":"no database"}`+"\n")
 		case path == "/metrics":
 			f.requests += 100
 			if bad == "errors" {

@@ -7,6 +7,7 @@
 //	upgrader [-user] rollout|rollback REQUEST    one line for each event
 //	upgrader [-user] resume
 //	upgrader [-user] status|history|freeze|thaw UNIT
+//	upgrader [-user] watch UNIT                  one line whenever it has changed
 //
 // The last line has the answer, or the error with the name of its type.
 package main
@@ -21,7 +22,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
+	"github.com/holdfast-go/holdfast/units/bus"
 	"github.com/holdfast-go/holdfast/units/upgrade"
 )
 
@@ -51,12 +54,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	lines := json.NewEncoder(out)
+	if flags.Arg(0) == "watch" {
+		return watch(ctx, *user, flags.Arg(1), lines)
+	}
 	u, err := upgrade.New(upgrade.Options{User: *user, Directory: *dir, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	lines := json.NewEncoder(out)
 	onEvent := func(e upgrade.Event) { _ = lines.Encode(line{Event: &e}) }
 	answer, err := ask(ctx, u, flags.Arg(0), flags.Arg(1), onEvent)
 	last := line{Answer: answer}
@@ -64,6 +70,26 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		last = line{Error: err.Error(), Type: kind(err)}
 	}
 	return lines.Encode(last)
+}
+
+// watch writes what systemd says of a unit.
+func watch(ctx context.Context, user bool, unit string, lines *json.Encoder) error {
+	conn, err := bus.Connect(ctx, bus.Options{User: user, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// So rarely that what is seen was told by systemd.
+	news, err := conn.Watch(ctx, unit, time.Hour)
+	if err != nil {
+		return err
+	}
+	for unit := range news {
+		if err := lines.Encode(unit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func ask(ctx context.Context, u *upgrade.Upgrader, verb, what string, onEvent func(upgrade.Event)) (any, error) {
