@@ -33,7 +33,7 @@ type lastGood struct {
 	record  lastgood.Record
 	own     lastgood.Identity // of this program, once known
 	isGood  bool              // proven has succeeded: there is no attempt to take back
-	leaving bool              // a rollback is under way: this version is not to be the good one
+	leaving bool              // another version is to be the good one, by a rollback or an upgrade
 	skipped bool              // proven has done nothing because of it
 }
 
@@ -257,8 +257,24 @@ func (g *lastGood) proven() {
 	g.mu.Unlock()
 }
 
-// errLeaving is why a version that an operator has rolled back is not made good.
-var errLeaving = errors.New("it is being rolled back")
+// errLeaving is why a version that has had its time is not made good.
+var errLeaving = errors.New("another version is to be the good one")
+
+// handOver leaves the record and the copies to the next main, which is about to
+// write them.
+func (g *lastGood) handOver() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	g.leaving = true
+	g.mu.Unlock()
+	select {
+	case g.keeping <- struct{}{}:
+		<-g.keeping
+	case <-time.After(markPatience):
+	}
+}
 
 func (g *lastGood) keep() error {
 	g.keeping <- struct{}{}
@@ -292,6 +308,9 @@ func (g *lastGood) keep() error {
 		}))
 	}
 	if err := g.update(func(r *lastgood.Record) error {
+		if g.isLeaving() {
+			return errLeaving
+		}
 		if r.Good != nil && r.Good.Identity == id {
 			good.Since = r.Good.Since // and there is nothing to write, as a rule
 		}

@@ -81,13 +81,14 @@ func (s *Service) perform(a machine.Action) {
 	case machine.OfferSelf:
 		s.sayUp(handover.KindReady, nil)
 	case machine.SayLeaving:
-		s.sayUp(handover.KindLeaving, handover.Reason{Reason: s.leavingReason()})
+		s.sayUp(handover.KindLeaving, handover.Reason{Reason: s.leavingReason(), Stop: r.on == machine.Stop && r.reason != contextEnded})
 	case machine.TellServe:
 		// From here on the version before may become main without us.
 		s.lastGood.rollBack(r.back)
 		s.sayDown(handover.KindServe, nil)
 	case machine.TellPromote:
 		r.handedOver = true
+		s.lastGood.handOver()
 		s.states.follow(nil)
 		s.states.forget(r.successor)
 		v := r.verdict
