@@ -177,7 +177,7 @@ func (s *Service) Run(ctx context.Context) error {
 			s.handle(event{kind: machine.Upgrade, reason: "SIGUSR2", request: &request{bySignal: true}})
 		case <-done:
 			done = nil
-			s.step(event{kind: machine.Stop, reason: "the context of Run ended"})
+			s.step(event{kind: machine.Stop, reason: contextEnded})
 		case <-s.run.timerC:
 			s.run.timerC = nil
 			if s.drain.began() {
@@ -197,6 +197,9 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	return s.run.err
 }
+
+// contextEnded is the reason of a stop that is the service's own doing.
+const contextEnded = "the context of Run ended"
 
 // A service that is not healthy at once is soon, as a rule: the first looks
 // follow each other quickly.
@@ -405,7 +408,7 @@ func (s *Service) step(e event) {
 	case cell.Why != "":
 		s.log.Debug("event ignored", "event", e.kind, "state", s.state, "why", cell.Why)
 	}
-	s.run.on, s.run.reason, s.run.toBlame = e.kind, e.reason, e.blamesFile()
+	s.run.on, s.run.reason, s.run.toBlame = e.kind, e.reason, e.blamesFile() && !s.run.successor.toldToStop()
 	from := s.state
 	next, do := machine.Default.Step(s.state, e.kind)
 	if next != from {

@@ -38,6 +38,7 @@ type successor struct {
 	early   tail // what it wrote to stderr before it joined, and when it crashed
 	joined  bool // it has its own stderr now
 	leaving string
+	stopped bool   // it leaves because somebody has told it to stop
 	wanting string // what it waits for before it is ready
 	owed    string // what we have not done for it yet
 
@@ -395,8 +396,18 @@ func (c *successor) note(f handover.Frame) (reason string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.leaving = clip(r.Reason, maxReason)
+	c.leaving, c.stopped = clip(r.Reason, maxReason), r.Stop
 	return c.leaving
+}
+
+// toldToStop says whether it leaves because of a stop, as of the whole unit.
+func (c *successor) toldToStop() bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopped
 }
 
 // mover moves connections to it; nil if it does not know how.

@@ -161,6 +161,8 @@ type Beat struct {
 // Reason goes with Leaving, Undo and Stop.
 type Reason struct {
 	Reason string `json:"reason,omitempty"`
+	// Stop: a signal has told the sender of Leaving to stop.
+	Stop bool `json:"stop,omitempty"`
 }
 
 // Drained says how a generation that was main has ended.
