@@ -20,7 +20,7 @@ func TestCommandImports(t *testing.T) {
 	}
 	got := strings.Fields(string(out))
 	slices.Sort(got)
-	want := []string{module + "/reexec/control", module + "/reexec/control/command", module + "/reexec/control/command/term", module + "/reexec/fingerprint", module + "/reexec/internal/lastgood", module + "/units", module + "/units/cmd/holdfast"}
+	want := []string{module + "/reexec/control", module + "/reexec/control/command", module + "/reexec/control/command/term", module + "/reexec/fingerprint", module + "/reexec/internal/lastgood", module + "/units", module + "/units/cmd/holdfast", module + "/units/versions"}
 	if !slices.Equal(got, want) {
 		t.Errorf("depends on %q, want %q", got, want)
 	}

@@ -137,8 +137,9 @@ func (f *Flags) Read(args []string) (code int, done bool) {
 	}
 }
 
-// readMixed is Read for commands whose operands may stand between flags.
-func (f *Flags) readMixed(args []string) (operands []string, code int, done bool) {
+// ReadMixed is Read for commands whose operands may stand between flags. It returns
+// the operands.
+func (f *Flags) ReadMixed(args []string) (operands []string, code int, done bool) {
 	for {
 		if code, done := f.Read(args); done {
 			return nil, code, true

@@ -37,7 +37,7 @@ const stateRoot = "/var/lib"
 func Retry(args []string, stdout, stderr io.Writer) int {
 	c := NewFlags("retry", retryHelp, stdout, stderr)
 	state := c.String("state", "", "")
-	operands, code, done := c.readMixed(args)
+	operands, code, done := c.ReadMixed(args)
 	if done {
 		return code
 	}

@@ -36,7 +36,7 @@ func (q *question) read(f *Flags, timeout time.Duration, args []string) (code in
 	f.BoolVar(&q.user, "user", false, "")
 	f.DurationVar(&q.timeout, "timeout", timeout, "")
 	f.Var(&q.asJSON, "json", "")
-	if q.operands, code, done = f.readMixed(args); done {
+	if q.operands, code, done = f.ReadMixed(args); done {
 		return code, true
 	}
 	if q.timeout < 0 {
@@ -77,6 +77,10 @@ func (t target) resolve(operands []string) (string, error) {
 	}
 	return "", errors.New("name the UNIT, or its control socket with --socket=")
 }
+
+// SocketOf is the control socket of a unit as "holdfast render" writes units, with
+// user one of the user's own service manager.
+func SocketOf(unit string, user bool) (string, error) { return target{user: user}.ofUnit(unit) }
 
 func (t target) ofUnit(unit string) (string, error) {
 	name := strings.TrimSuffix(unit, ".service")

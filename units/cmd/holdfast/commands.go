@@ -31,6 +31,7 @@ func commands() []subcommand {
 		{"status", "show what a running service says about itself", command.Status},
 		{"render", "write the systemd units of a service", without(render)},
 		{"launch", "start a service, for ExecStart=: its file, or the last good version", without(command.Launch)},
+		{"versions", "keep versions side by side, and switch between them", runVersions},
 		{"retry", "have a file that failed start again", without(command.Retry)},
 	}
 }
