@@ -36,6 +36,9 @@ file starts again, and so does the same one after "holdfast retry" or when
 "systemctl reload" has upgraded to it. Without a good version PROGRAM starts
 whatever is known of it.
 
+PROGRAM is the Go program itself. In front of a script that executes it only the
+starts are counted: what an upgrade marks is not the script.
+
 Options:
       --state=DIR       where the record and the copy are; default: the directory
                         holdfast in the first one of $STATE_DIRECTORY
@@ -91,6 +94,9 @@ func launch(args []string, stdout, stderr io.Writer, environ []string, execute f
 	choice, good := l.choose(nil)
 	tried := !choice.Good
 	if tried {
+		if l.script {
+			l.Say("%s: %s is a script: an upgrade marks the program that it starts, which is not looked at here, so that one which failed starts again: name the program itself in ExecStart=", c.Name(), argv[0])
+		}
 		if choice.Why != "" {
 			l.Say("%s: %s", c.Name(), choice.Why)
 		}
@@ -115,6 +121,8 @@ type launcher struct {
 	*Flags
 	dir  lastgood.Directory
 	path string // of the service's file
+	// script: that is no program of its own.
+	script bool
 }
 
 // failed says that a program could not be executed.
@@ -180,7 +188,9 @@ func (l *launcher) examine(r *lastgood.Record) (id lastgood.Identity, unusable e
 		r.Seen = &lastgood.Seen{Stamp: stamp, Identity: id}
 	}
 	var magic [4]byte
-	if _, err := f.ReadAt(magic[:], 0); err == nil && bytes.Equal(magic[:], []byte("\x7fELF")) {
+	_, err = f.ReadAt(magic[:], 0)
+	l.script = err == nil && bytes.HasPrefix(magic[:], []byte("#!"))
+	if err == nil && bytes.Equal(magic[:], []byte("\x7fELF")) {
 		if err := lastgood.CheckELF(f, l.path); err != nil {
 			return id, err
 		}

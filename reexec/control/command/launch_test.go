@@ -169,6 +169,22 @@ func TestLaunchChooses(t *testing.T) {
 	o.Want(t, ExitOK, "nothing was marked as failed\n", "")
 }
 
+// A script in front of the program starts it, and is told what that costs.
+func TestLaunchScript(t *testing.T) {
+	l := newLaunching(t)
+	l.install(t, "#!/bin/sh\nexec /usr/lib/myapp/myapp \"$@\"\n")
+	for range 2 {
+		l.run()
+		l.want(t, "a script", l.program)
+	}
+	l.fail[l.program] = syscall.ENOENT // its interpreter
+	o := l.run()
+	o.Want(t, ExitExec, "", "holdfast launch: "+l.program+" is a script: ")
+	if want := "name the program itself in ExecStart="; !strings.Contains(o.Stderr, want) {
+		t.Errorf("it said %q, want %q in it", o.Stderr, want)
+	}
+}
+
 // What the kernel refuses at once needs no three attempts.
 func TestLaunchFallsBackAtOnce(t *testing.T) {
 	l := newLaunching(t)
