@@ -167,10 +167,15 @@ func (o Options) lifecycle(u *unit) {
 		u.note("Both generations get SIGTERM and drain.")
 	}
 	u.set("KillMode", "control-group")
-	if o.SoftReboot && !u.knows("DeferTrigger") {
+	switch {
+	case o.SoftReboot && !u.knows("DeferTrigger"):
 		u.note("What ends it in a soft-reboot is SIGTERM, which is no failure.")
 		u.set("Restart", "always")
-	} else {
+	case o.Mode == InPlace:
+		// To systemd it is the process that has been ready for long.
+		u.note("A new version that ends with status 0 before it is ready is no failure, and no stop either.")
+		u.set("Restart", "always")
+	default:
 		u.set("Restart", "on-failure")
 	}
 	// Clients wait for it, and it bounds a crash loop. It must not grow (RestartSteps=): systemd counts
