@@ -70,6 +70,18 @@ type Process struct {
 	Build string `json:"build,omitempty"`
 }
 
+// String names the generation: "PID 640, version 1.2 (generation 3)".
+func (p Process) String() string {
+	s := fmt.Sprintf("PID %d", p.PID)
+	if p.Version != "" {
+		s += ", version " + p.Version
+		if p.Build != "" {
+			s += " (" + p.Build + ")"
+		}
+	}
+	return fmt.Sprintf("%s (generation %d)", s, p.Generation)
+}
+
 // Phase is one step of an upgrade and the time it took.
 type Phase struct {
 	Name    string  `json:"name"`

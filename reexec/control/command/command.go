@@ -81,8 +81,8 @@ func SignalContext(parent context.Context) (context.Context, context.CancelFunc)
 	}
 }
 
-// exitCode is that of an error before an upgrade was asked for.
-func exitCode(err error) int {
+// ExitCode is that of an error before an upgrade was asked for.
+func ExitCode(err error) int {
 	var (
 		notRunning *control.NotRunningError
 		permission *control.PermissionError

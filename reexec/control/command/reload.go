@@ -56,7 +56,9 @@ func (e timeoutError) Error() string {
 	return fmt.Sprintf("stopped waiting after --timeout=%v", e.after)
 }
 
-func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+// WithTimeout bounds ctx by --timeout=, where 0 is no bound; the cause of its end says
+// so.
+func WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if d == 0 {
 		return context.WithCancel(ctx)
 	}
@@ -104,9 +106,9 @@ type attempt struct {
 
 func (a attempt) run(ctx context.Context) int {
 	c, q := a.Flags, a.question
-	ctx, cancel := withTimeout(ctx, q.timeout)
+	ctx, cancel := WithTimeout(ctx, q.timeout)
 	defer cancel()
-	p := &progress{command: c, started: time.Now(), show: !a.quiet && !q.asJSON.on() && term.Of(c.stderr).Width > 0}
+	p := &progress{command: c, started: time.Now(), show: !a.quiet && !q.asJSON.On() && term.Of(c.stderr).Width > 0}
 	opts := control.FollowOptions{OnState: p.state, DownAfter: downAfter, Reason: a.reason}
 	if os.Getenv("MAINPID") != "" { // systemd.exec(5): set for ExecReload=
 		opts.DownAfter = downAfterInUnit
@@ -126,12 +128,12 @@ func (a attempt) run(ctx context.Context) int {
 	} else {
 		hint, _ := q.journalHint(q.socket)
 		out = a.reportResult(name, hint, result)
-		if v := result.Verdict; v.Outcome == control.Upgraded && !a.quiet && !q.asJSON.on() {
+		if v := result.Verdict; v.Outcome == control.Upgraded && !a.quiet && !q.asJSON.On() {
 			a.reportUpgrade(name, v, time.Since(p.started))
 		}
 	}
-	if q.asJSON.on() {
-		if err := q.asJSON.write(c.stdout, out); err != nil {
+	if q.asJSON.On() {
+		if err := q.asJSON.Write(c.stdout, out); err != nil {
 			c.Say("%s: write the result: %v", c.Name(), err)
 		}
 	}
@@ -211,7 +213,7 @@ func (p *progress) state(st control.Status) {
 
 // reportError says why there is no result.
 func (a attempt) reportError(name string, err error) reloadResult {
-	out := reloadResult{Exit: exitCode(err), Error: err.Error()}
+	out := reloadResult{Exit: ExitCode(err), Error: err.Error()}
 	var unknown *control.UnknownError
 	if !errors.As(err, &unknown) {
 		a.Say("%s: %v", a.Name(), err)

@@ -206,10 +206,12 @@ func answers(t *testing.T, text string) string {
 	return socket
 }
 
+// reply is an answer of HTTP.
+func reply(code int, body string) string {
+	return fmt.Sprintf("HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", code, len(body), body)
+}
+
 func TestNoAnswerThatCounts(t *testing.T) {
-	reply := func(code int, body string) string {
-		return fmt.Sprintf("HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", code, len(body), body)
-	}
 	for _, tt := range []struct {
 		name   string
 		socket string

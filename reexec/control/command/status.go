@@ -38,15 +38,15 @@ func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if code, done := q.read(c, defaultStatusTimeout, args); done {
 		return code
 	}
-	ctx, cancel := withTimeout(ctx, q.timeout)
+	ctx, cancel := WithTimeout(ctx, q.timeout)
 	defer cancel()
 	st, err := control.NewClient(q.socket).Status(ctx)
 	if err != nil {
 		c.Say("%s: %v", c.Name(), err)
-		return exitCode(err)
+		return ExitCode(err)
 	}
-	if q.asJSON.on() {
-		err = q.asJSON.write(stdout, st)
+	if q.asJSON.On() {
+		err = q.asJSON.Write(stdout, st)
 	} else {
 		_, err = io.WriteString(stdout, View{Service: &st}.Screen(term.Of(stdout), time.Now()))
 	}

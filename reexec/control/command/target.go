@@ -26,7 +26,7 @@ type question struct {
 	socket   string // of whom
 	operands []string
 	timeout  time.Duration
-	asJSON   jsonMode
+	asJSON   JSONMode
 }
 
 // read parses args with the flags of f and those of every question. Unless done

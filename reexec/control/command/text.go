@@ -14,23 +14,28 @@ import (
 
 func printable(s string) string { return term.Printable(s) }
 
-// jsonMode is the value of --json=, as in systemd's tools.
-type jsonMode string
+// JSONMode is the value of --json=, as in systemd's tools: short, pretty or off,
+// which is the default.
+type JSONMode string
 
-func (m *jsonMode) String() string { return string(*m) }
+// String is the value as it was given.
+func (m *JSONMode) String() string { return string(*m) }
 
-func (m *jsonMode) Set(s string) error {
+// Set takes one of the modes.
+func (m *JSONMode) Set(s string) error {
 	switch s {
 	case "short", "pretty", "off":
-		*m = jsonMode(s)
+		*m = JSONMode(s)
 		return nil
 	}
 	return fmt.Errorf("must be short, pretty or off")
 }
 
-func (m jsonMode) on() bool { return m == "short" || m == "pretty" }
+// On says whether there is to be JSON.
+func (m JSONMode) On() bool { return m == "short" || m == "pretty" }
 
-func (m jsonMode) write(w io.Writer, v any) error {
+// Write writes v, on one line or on many.
+func (m JSONMode) Write(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	if m == "pretty" {
 		enc.SetIndent("", "\t")
@@ -38,17 +43,7 @@ func (m jsonMode) write(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// describe names one generation: "PID 640, version 1.2 (generation 3)".
-func describe(p control.Process) string {
-	s := fmt.Sprintf("PID %d", p.PID)
-	if p.Version != "" {
-		s += ", version " + p.Version
-		if p.Build != "" {
-			s += " (" + p.Build + ")"
-		}
-	}
-	return fmt.Sprintf("%s (generation %d)", s, p.Generation)
-}
+func describe(p control.Process) string { return p.String() }
 
 func processOf(st control.Status) control.Process {
 	p := control.Process{PID: st.PID, Generation: st.Generation, Version: st.Version}

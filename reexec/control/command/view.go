@@ -5,6 +5,7 @@ package command
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,20 +40,44 @@ type UnitView struct {
 	StatusText                       string
 	// StoreUsed of StoreMax descriptors are in the store.
 	StoreUsed, StoreMax int
-	// Sockets are the socket units, by the address that each listens on.
-	Sockets map[string]string
+	// Sockets are the socket units that it gets listeners from.
+	Sockets []SocketView
+}
+
+// SocketView is a socket unit.
+type SocketView struct {
+	Unit      string
+	Name      string // FileDescriptorName=
+	Addresses []string
+}
+
+// socketOf is the name of the socket unit of a listener, or empty.
+func (u *UnitView) socketOf(l control.Listener) string {
+	if l.Origin != "socket unit" {
+		return ""
+	}
+	if len(u.Sockets) == 1 {
+		return u.Sockets[0].Unit
+	}
+	for _, s := range u.Sockets {
+		if s.Name == l.Name || slices.Contains(s.Addresses, l.Address) {
+			return s.Unit
+		}
+	}
+	return ""
 }
 
 // Attempt is one upgrade.
 type Attempt struct {
-	At      time.Time
-	Outcome string
+	At      time.Time `json:"at"`
+	Outcome string    `json:"outcome"`
 	// From and To are versions.
-	From, To string
-	Seconds  float64
-	Reason   string
-	By       string
-	Phases   []control.Phase
+	From    string          `json:"from,omitempty"`
+	To      string          `json:"to,omitempty"`
+	Seconds float64         `json:"seconds"`
+	Reason  string          `json:"reason,omitempty"`
+	By      string          `json:"by,omitempty"`
+	Phases  []control.Phase `json:"phases,omitempty"`
 }
 
 // AttemptOf is the attempt that a service has given its verdict of.
@@ -203,10 +228,8 @@ func (s *screen) processes(st control.Status) {
 func (s *screen) listeners(st control.Status, unit *UnitView) {
 	for _, l := range st.Listeners {
 		origin := l.Origin
-		if unit != nil && l.Origin == "socket unit" {
-			if name := unit.Sockets[l.Address]; name != "" {
-				origin = name
-			}
+		if unit != nil {
+			origin = cmp.Or(unit.socketOf(l), origin)
 		}
 		s.row("Listeners", "%s: %s %s (%s)", l.Name, l.Network, l.Address, origin)
 	}
@@ -349,6 +372,10 @@ func (s *screen) previous(st control.Status) {
 	}
 }
 
+// maxVersion is how wide a version may be on a terminal, so that it leaves room for
+// the state.
+const maxVersion = 20
+
 // Table lays out several units, a line each.
 func Table(views []View, t term.Terminal, now time.Time) string {
 	columns := []term.Column{{Name: "UNIT"}, {Name: "VERSION"}, {Name: "STATE"}, {Name: "GENERATION", Drop: 2}, {Name: "PID", Drop: 1}, {Name: "SINCE", Drop: 4}, {Name: "LAST", Drop: 3}}
@@ -359,6 +386,9 @@ func Table(views []View, t term.Terminal, now time.Time) string {
 		if st := v.Service; st != nil {
 			row[0] = term.Line(cmp.Or(v.Unit, st.Name))
 			row[1] = term.Line(st.Version)
+			if t.Width > 0 {
+				row[1] = t.Cut(row[1], maxVersion)
+			}
 			row[3] = fmt.Sprint(st.Generation)
 			row[4] = fmt.Sprint(st.PID)
 			if !st.Since.IsZero() {

@@ -26,9 +26,14 @@ type subcommand struct {
 // reload.
 func commands() []subcommand {
 	return []subcommand{
-		{"reload", "upgrade a running service and wait for the verdict", command.Reload},
-		{"rollback", "go back to the version before and wait for the verdict", command.Rollback},
-		{"status", "show what a running service says about itself", command.Status},
+		{"upgrade", "upgrade units, watch them, and go back if the new version is bad", with(direct, runUpgrade)},
+		{"rollback", "go back to the version before", with(direct, runRollback)},
+		{"status", "show who serves, and how the last upgrades went", with(direct, runStatus)},
+		{"history", "list the upgrades and rollbacks of a unit", with(direct, runHistory)},
+		{"wait", "wait until a service runs and no upgrade is under way", with(direct, runWait)},
+		{"freeze", "have upgrades of units refused", with(direct, runFreeze)},
+		{"thaw", "allow upgrades of units again", with(direct, runThaw)},
+		{"reload", "upgrade one running service and wait for its verdict, without D-Bus", command.Reload},
 		{"render", "write the systemd units of a service", without(render)},
 		{"launch", "start a service, for ExecStart=: its file, or the last good version", without(command.Launch)},
 		{"versions", "keep versions side by side, and switch between them", runVersions},
@@ -74,8 +79,9 @@ func help() string {
 
 const helpHead = `holdfast works with services that upgrade without losing a connection.
 
-  holdfast reload myapp          upgrade to the binary now installed, and wait
-  holdfast status myapp          show who serves, and how the last upgrade went
+  holdfast upgrade myapp         upgrade to the binary now installed, watch it, and
+                                 go back if it does not hold
+  holdfast status myapp          show who serves, and how the last upgrades went
   holdfast render --name=myapp --exec=/usr/bin/myapp \
       --socket=http=127.0.0.1:8080 --output-dir=/etc/systemd/system
 

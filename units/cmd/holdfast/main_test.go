@@ -41,10 +41,18 @@ func runCommand(ctx context.Context, args ...string) commandtest.Output {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range [][]string{{"-h"}, {"--help"}, {"help"}, {"reload", "-h"}, {"reload", "--help"}, {"status", "-h"}, {"render", "--help"}, {"retry", "--help"}} {
+	all := [][]string{{"-h"}, {"--help"}, {"help"}}
+	for _, c := range commands() {
+		all = append(all, []string{c.name, "-h"}, []string{c.name, "--help"})
+	}
+	for _, args := range all {
 		o := runCommand(t.Context(), args...)
-		o.Want(t, command.ExitOK, command.ExitCodesHelp, "")
-		if !strings.Contains(o.Stdout, "Usage: holdfast") || !strings.HasSuffix(o.Stdout, "goes on\n") {
+		codes := command.ExitCodesHelp
+		if args[0] == "launch" {
+			codes = "Exit codes: those of PROGRAM;"
+		}
+		o.Want(t, command.ExitOK, codes, "")
+		if !strings.Contains(o.Stdout, "Usage: holdfast") || args[0] != "launch" && !strings.HasSuffix(o.Stdout, codes) {
 			t.Errorf("%v: help %q", args, o.Stdout)
 		}
 		for i, line := range strings.Split(o.Stdout, "\n") {
@@ -61,8 +69,15 @@ func TestHelpAndVersion(t *testing.T) {
 // Every flag is in the help of its command, and the help has no others.
 func TestHelpHasEveryFlag(t *testing.T) {
 	for name, flags := range map[string]string{
-		"reload": "socket user timeout quiet json",
-		"status": "socket user timeout json",
+		"upgrade": "version dry-run request-id soak interval health-url metrics-url requests errors max-error-rate max-failures " +
+			"canary wave pause max-failed ratio user timeout quiet json",
+		"rollback": "socket reason dry-run request-id user timeout quiet json",
+		"status":   "socket user timeout json",
+		"history":  "lines user timeout json",
+		"wait":     "version socket user timeout quiet json",
+		"freeze":   "reason user quiet",
+		"thaw":     "reason user quiet",
+		"reload":   "socket user timeout quiet json",
 		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user soft-reboot " +
 			"launcher check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +
 			"unit-line service-line socket-line output-dir force",
@@ -90,8 +105,9 @@ func TestHelpHasEveryFlag(t *testing.T) {
 				t.Errorf("%s: --%s is not in the help", name, flag)
 			}
 			delete(documented, flag)
-			// The flag exists: whatever else is wrong, it is not that.
-			if o := runCommand(t.Context(), name, "--"+flag+"=\x00"); strings.Contains(o.Stderr, "not defined") {
+			// The flag exists: whatever else is wrong, it is not that. The other one
+			// has the command end.
+			if o := runCommand(t.Context(), name, "--"+flag+"=\x00", "--nonsense"); strings.Contains(o.Stderr, "not defined: --"+flag) {
 				t.Errorf("%s: --%s is not defined", name, flag)
 			}
 		}

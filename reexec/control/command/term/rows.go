@@ -56,8 +56,11 @@ type Column struct {
 	Drop int
 }
 
-// Table lays out cells in columns. On a terminal, columns are left out, and then
-// the last one is cut, until it fits; in a pipe all is there.
+// minText is what the last column of a table keeps before others are left out.
+const minText = 24
+
+// Table lays out cells in columns. On a terminal the last one is cut, columns are
+// left out, and all is cut, until it fits; in a pipe all is there.
 func (t Terminal) Table(columns []Column, rows [][]string) string {
 	shown := make([]bool, len(columns))
 	widths := make([]int, len(columns))
@@ -70,8 +73,12 @@ func (t Terminal) Table(columns []Column, rows [][]string) string {
 	}
 	total := func() int {
 		n := -2
-		for i := range columns {
-			if shown[i] {
+		for i, c := range columns {
+			switch {
+			case !shown[i]:
+			case i == len(columns)-1 && c.Drop == 0:
+				n += min(widths[i], minText) + 2
+			default:
 				n += widths[i] + 2
 			}
 		}

@@ -184,7 +184,7 @@ func wrap(text string, width int) []string {
 		if all {
 			return append(lines, text)
 		}
-		lines = append(lines, text[:end])
+		lines = append(lines, strings.TrimRight(text[:end], " "))
 		if text = strings.TrimLeft(text[end:], " "); text == "" {
 			return lines
 		}
