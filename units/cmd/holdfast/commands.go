@@ -38,6 +38,7 @@ func commands() []subcommand {
 		{"launch", "start a service, for ExecStart=: its file, or the last good version", without(command.Launch)},
 		{"versions", "keep versions side by side, and switch between them", runVersions},
 		{"retry", "have a file that failed start again", without(command.Retry)},
+		{"completion", "write a completion script for a shell", without(completion)},
 	}
 }
 

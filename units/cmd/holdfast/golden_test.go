@@ -36,12 +36,12 @@ func onScreens(show func(t term.Terminal) string) string {
 	return b.String()
 }
 
-// section is one of the outputs of onScreens.
-func section(t *testing.T, text, name string) string {
+// part is one of the outputs of onScreens.
+func part(t *testing.T, text, name string) string {
 	t.Helper()
 	_, rest, ok := strings.Cut(text, "== "+name+" ==\n")
 	if !ok {
-		t.Fatalf("no section %q in\n%s", name, text)
+		t.Fatalf("no part %q in\n%s", name, text)
 	}
 	rest, _, _ = strings.Cut(rest, "\n== ")
 	return strings.TrimSuffix(rest, "\n") + "\n"

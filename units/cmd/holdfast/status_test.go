@@ -130,7 +130,7 @@ func TestStatusTable(t *testing.T) {
 func wantTame(t *testing.T, got string) {
 	t.Helper()
 	for _, s := range screens {
-		text := section(t, got, s.name)
+		text := part(t, got, s.name)
 		for line := range strings.SplitSeq(text, "\n") {
 			if s.term.Width > 0 && term.Width(line) > s.term.Width {
 				t.Errorf("%s: %d columns: %s", s.name, term.Width(line), line)
