@@ -49,12 +49,10 @@ func testClockJumps(t *testing.T, on *vmtests.Machine) {
 		l := m.load()
 		clock := m.startJumping()
 		defer clock.stop()
-		for i, next := range []build{v2, v1} {
-			m.put(next)
-			m.mustReload()
-			if st := m.status(); st.Version != next.version || st.Generation != i+2 {
-				t.Errorf("after upgrade %d: %+v", i+1, st)
-			}
+		m.put(v2)
+		m.mustReload()
+		if st := m.status(); st.Version != "2.0.0" || st.Generation != 2 {
+			t.Errorf("after the upgrade: %+v", st)
 		}
 		m.nothingLost(l)
 		clock.mustHaveJumped("serving -> checking", "renewed -> serving")
@@ -72,8 +70,8 @@ const (
 	jumps      = "/run/jumps"
 )
 
-// startJumping sets the clock ahead and back, over and over; a pause of both together is shorter than any phase
-// that it is to meet.
+// startJumping sets the clock ahead and back, over and over: more often than there are phases to meet, and not so
+// often that an emulated processor does nothing else.
 func (m *myapp) startJumping() *jumper {
 	m.t.Helper()
 	j := &jumper{m, m.run("sh", "-c", "echo $(($(date +%s) - $(cut -d. -f1 /proc/uptime)))")}
@@ -81,7 +79,7 @@ func (m *myapp) startJumping() *jumper {
 		for by in "+1 hour" "-1 hour"; do
 			date --set="$by" >/dev/null || exit
 			cut -d" " -f1 /proc/uptime >>`+jumps+`
-			sleep 0.2
+			sleep 0.5
 		done
 	done`)
 	m.run("timeout", "60", "sh", "-c", "until [ $(cat "+jumps+" 2>/dev/null | wc -l) -ge 2 ]; do sleep 0.1; done")

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/reexec"
 	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/vmtests"
 )
 
 // A fault is one row of the table: an upgrade to which something happens.
@@ -114,6 +116,7 @@ const (
 	lineStart = "checking -> starting"
 	lineTrial = "starting -> probation"
 	lineDrain = "promoting -> draining"
+	lineEmpty = "checking -> emptying"
 	lineSlow  = "starting slowly" // the victim itself, see cmd/victim
 )
 
@@ -250,8 +253,9 @@ func commandFaults() []fault {
 func systemctl(verb string) func(*stage, context.Context) error {
 	return func(s *stage, ctx context.Context) error {
 		err := s.ask(ctx, verb)
-		if verb == "daemon-reexec" {
-			err = nil // it may lose the connection to systemd
+		var exit *vmtests.ExitError
+		if errors.As(err, &exit) {
+			err = nil // it may lose the connection to systemd, or its job to another one's
 		}
 		return err
 	}
@@ -264,7 +268,7 @@ func commandFaultsInPlace() []fault {
 		executed         bool
 	}{
 		{"in the pre-check", "check-slow", lineCheck, false},
-		{"while it empties", "", "checking -> emptying", false},
+		{"while it empties", "", lineEmpty, false},
 		{"when it is executed", "starts-slowly-in-place", lineSlow, true},
 	}
 	var rows []fault
@@ -282,13 +286,19 @@ func commandFaultsInPlace() []fault {
 				w = upgraded("the same; but systemctl loses its connection and returns 1 whatever the verdict")
 				w.exit = either
 			}
+			if phase.line == lineEmpty && w.restarted {
+				w.loses = true
+				w.why += "; what was gathered for the next program, in which a request may be on its way, ends with the process"
+			}
 			if phase.executed && w.restarted {
 				w.outcome, w.or, w.loses, w.exit = "", "", true, either
 				w.why = "it has not called New, so the signal ends it at once; idle connections, in which a request may be on its way, end with it"
 			}
-			rows = append(rows, fault{
-				name: "systemctl " + verb + " " + phase.name, next: phase.next, line: phase.line, want: inPlace(w), strike: systemctl(verb),
-			})
+			f := fault{name: "systemctl " + verb + " " + phase.name, next: phase.next, line: phase.line, want: inPlace(w), strike: systemctl(verb)}
+			if phase.line == lineEmpty {
+				f.setUp, f.takeDown = (*stage).occupy, (*stage).leaveClients
+			}
+			rows = append(rows, f)
 		}
 	}
 	return rows
@@ -481,7 +491,7 @@ func inPlaceFaults() []fault {
 			want: inPlace(want{restarted: true, loses: true, why: carried + "; it cannot speak to systemd, and says so by its end; systemd starts it until it can"}),
 		},
 		{
-			name: "SIGUSR2 to main while it empties", line: "checking -> emptying", strike: (*stage).signalMainAlone, look: (*stage).oneMain,
+			name: "SIGUSR2 to main while it empties", line: lineEmpty, setUp: (*stage).occupy, takeDown: (*stage).leaveClients, strike: (*stage).signalMainAlone, look: (*stage).oneMain,
 			want: inPlace(upgraded("the second request is held until the verdict; the next program may begin another upgrade")),
 		},
 	}
@@ -694,17 +704,32 @@ func (s *stage) saysWhatIsNotStored(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		stored := strconv.Itoa(len(status.Store.Entries))
+		var entries []string
+		for _, e := range status.Store.Entries {
+			entries = append(entries, e.Name)
+		}
+		stored := strconv.Itoa(len(entries))
 		if strings.HasPrefix(status.Store.Warning, "a crash would lose ") && strings.HasSuffix(status.Store.Warning, remedy) &&
 			stored == strconv.Itoa(storeLimit) && props["NFileDescriptorStore"] == stored &&
 			strings.Contains(props["StatusText"], "the fd store does not keep all") {
 			return nil
 		}
-		last = fmt.Sprintf("warning %q, %s entries; systemd: %v", status.Store.Warning, stored, props)
+		last = fmt.Sprintf("warning %q, entries %q; systemd: %v", status.Store.Warning, entries, props)
 		if !pause(ctx, 5*time.Millisecond) {
 			return fmt.Errorf("the status does not say what a crash would lose (%q): %s: %w", remedy, last, context.Cause(ctx))
 		}
 	}
+}
+
+// occupy makes a request that takes so long that a drain is waiting for it when something is to happen.
+func (s *stage) occupy(ctx context.Context) error {
+	conn, err := s.network.dial(ctx, "tcp", "127.0.0.1:8080")
+	if err != nil {
+		return err
+	}
+	s.idle = append(s.idle, conn)
+	_, err = io.WriteString(conn, "GET /slow?for=3s HTTP/1.1\r\nHost: victim\r\n\r\n")
+	return err
 }
 
 func (s *stage) leaveClients(context.Context) error {

@@ -135,6 +135,9 @@ func (s *System) setUp(ctx context.Context, t timing, serviceLines []string) err
 			"Environment=GOTRACEBACK=none",
 		}, serviceLines...),
 	}
+	if s.mode == reexec.InPlace {
+		options.Mode = units.InPlace
+	} // the unit of the mode restart would have no reload that says what to type
 	if s.Version >= 254 {
 		options.ServiceLines = append(options.ServiceLines, "RestartSteps=0")
 	}
