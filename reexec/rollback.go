@@ -97,18 +97,19 @@ func (s *Service) previousPrograms() []previousProgram {
 		info, statErr := os.Stat(path)
 		return err == nil && statErr == nil && !os.SameFile(own, info)
 	}
+	s.mu.Lock()
+	elders, last := slices.Clone(s.elders), s.last
+	s.mu.Unlock()
 	if previous, ok := inLayout(s.opts.Executable); ok {
-		for _, p := range []control.Program{previous, {Path: s.opts.Executable}} {
-			// After a rollback without the launcher, previous is what runs.
-			if other(p.Path) {
-				all = append(all, previousProgram{Program: p})
-				break
-			}
+		switch {
+		case other(previous.Path):
+			all = append(all, previousProgram{Program: previous})
+		case last != nil && last.Rollback && last.Outcome == control.Upgraded && other(s.opts.Executable):
+			// previous is what runs, since a rollback does not switch the links. Else
+			// they were switched, and what they lead to has not run yet.
+			all = append(all, previousProgram{Program: control.Program{Version: last.From.Version, Path: s.opts.Executable}})
 		}
 	}
-	s.mu.Lock()
-	elders := slices.Clone(s.elders)
-	s.mu.Unlock()
 	slices.SortFunc(elders, func(a, b *elder) int { return b.Generation - a.Generation })
 	for _, e := range elders {
 		path := fmt.Sprintf("/proc/%d/exe", e.PID)

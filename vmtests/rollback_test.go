@@ -3,9 +3,11 @@
 package vmtests_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
+	"github.com/holdfast-go/holdfast/units"
 	"github.com/holdfast-go/holdfast/vmtests"
 )
 
@@ -56,5 +58,114 @@ func TestRollback(t *testing.T) {
 		m.mustRunFile("3.0.0")
 		m.startAgain("restart")
 		m.mustRunFile("3.0.0")
+	})
+}
+
+const (
+	sidePath = "/usr/lib/myapp"
+	// sideProgram is what the unit starts.
+	sideProgram = sidePath + "/current/myapp"
+)
+
+// startSideBySide starts myapp 1.0.0 of three versions that are side by side.
+func startSideBySide(t *testing.T, v vmtests.Version, launcher units.Launcher) *myapp {
+	t.Helper()
+	m := installMyapp(t, vmtests.BootTest(t, v), brisk, func(o *units.Options) {
+		o.Exec, o.ExecDirectories, o.Launcher = sideProgram, []string{sidePath + "/versions"}, launcher
+	})
+	m.run("mkdir", sidePath)
+	for _, b := range []build{v1, v2, {version: "3.0.0", damage: "ill-in-probation", after: "1ms"}} {
+		m.put(b)
+		m.run("/usr/bin/holdfast", "versions", "install", sidePath, b.version, myappPath)
+	}
+	m.run("rm", myappPath)
+	m.run("/usr/bin/holdfast", "versions", "switch", sidePath, "1.0.0")
+	m.systemctl("start", myappSocket, myappUnit)
+	return m
+}
+
+// switchTo is "holdfast versions switch"; what it prints is in the error, too.
+func (m *myapp) switchTo(version string) (string, error) {
+	m.t.Helper()
+	return m.Output(m.ctx, "/usr/bin/holdfast", "versions", "switch", "--unit="+myappUnit, sidePath, version)
+}
+
+// mustLead says where the links lead, and which version runs.
+func (m *myapp) mustLead(current, previous, runs string) {
+	m.t.Helper()
+	if got := m.run("readlink", sidePath+"/current", sidePath+"/previous"); got != "versions/"+current+"\nversions/"+previous {
+		m.t.Errorf("the links lead to %q, want %s and %s", got, current, previous)
+	}
+	if st := m.status(); st.Version != runs || st.State != "running" {
+		m.t.Errorf("version %s is %s, want %s", st.Version, st.State, runs)
+	}
+}
+
+// Promise: versions side by side are switched together with what runs, without a
+// request lost; what fails is switched back, and what is interrupted is found.
+func TestVersionsSideBySide(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v vmtests.Version) {
+		// With the launcher on two of them, and without on the others.
+		launcher := units.LauncherOn
+		if v == 247 || v == 257 {
+			launcher = units.LauncherOff
+		}
+		m := startSideBySide(t, v, launcher)
+		m.fastRestart("")
+		l := m.load()
+		if out, err := m.switchTo("2.0.0"); err != nil || !strings.Contains(out, "Upgraded myapp from 1.0.0 to 2.0.0") {
+			t.Fatalf("switch to 2.0.0: %v\n%s", err, out)
+		}
+		m.mustLead("2.0.0", "1.0.0", "2.0.0")
+		out, err := m.switchTo("3.0.0")
+		var exit *vmtests.ExitError
+		if !errors.As(err, &exit) || !strings.Contains(out+err.Error(), "leads to 2.0.0 again") || !strings.Contains(out+err.Error(), "the database is gone") {
+			t.Errorf("switch to a bad version: %v\n%s", err, out)
+		}
+		m.mustLead("2.0.0", "1.0.0", "2.0.0")
+		if st := m.status(); st.Previous == nil || st.Previous.Version != "1.0.0" {
+			t.Errorf("a rollback would start %+v", st.Previous)
+		}
+		if out, err := m.switchTo("previous"); err != nil || !strings.Contains(out, "Upgraded myapp from 2.0.0 to 1.0.0") {
+			t.Fatalf("switch back: %v\n%s", err, out)
+		}
+		m.mustLead("1.0.0", "2.0.0", "1.0.0")
+		// The service goes back by itself, too: the layout is there, or the copy.
+		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.mustLead("1.0.0", "2.0.0", "2.0.0")
+		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.mustLead("1.0.0", "2.0.0", "1.0.0")
+
+		// The command is killed in the probation: the service goes on with its upgrade.
+		m.run("timeout", "60", "bash", "-c", `
+			/usr/bin/holdfast versions switch --unit="$1" "$2" 2.0.0 & pid=$!
+			until /usr/bin/holdfast status --json=short "$1" | grep -q '"state":"probation"'; do :; done
+			kill -9 $pid; ! wait $pid`, "-", myappUnit, sidePath)
+		if out := m.run("sh", "-c", "/usr/bin/holdfast versions prune --keep=9 "+sidePath+" 2>&1 || true"); !strings.Contains(out, "has not ended: its upgrade is under way (probation)") {
+			t.Errorf("in the probation: %s", out)
+		}
+		m.waitAnswers(l, "2.0.0", 20)
+		m.run("timeout", "60", "bash", "-c", `until /usr/bin/holdfast status --json=short "$1" | grep -q '"state":"running".*"version":"2.0.0"'; do :; done`, "-", myappUnit)
+		if out := m.run("sh", "-c", "/usr/bin/holdfast versions prune --keep=9 "+sidePath+" 2>&1"); !strings.Contains(out, "had not ended: it went on to 2.0.0") {
+			t.Errorf("after the upgrade: %s", out)
+		}
+		m.mustLead("2.0.0", "1.0.0", "2.0.0")
+		m.nothingLost(l)
+		m.quietJournal()
+		for _, next := range []string{"crash", "restart"} {
+			m.startAgain(next)
+			m.mustLead("2.0.0", "1.0.0", "2.0.0")
+		}
+
+		// Read-only, as a package may leave it: it is said what is in the way.
+		m.run("mount", "--bind", sidePath, sidePath)
+		m.run("mount", "-o", "remount,bind,ro", sidePath)
+		if out, err := m.switchTo("1.0.0"); err == nil || !strings.Contains(out+err.Error(), "read-only file system") {
+			t.Errorf("switch of a read-only directory: %v\n%s", err, out)
+		}
+		if out := m.run("/usr/bin/holdfast", "versions", "list", sidePath); !strings.Contains(out, "current, PID ") {
+			t.Errorf("the list of a read-only directory: %s", out)
+		}
+		m.mustLead("2.0.0", "1.0.0", "2.0.0")
 	})
 }
