@@ -169,3 +169,51 @@ func TestVersionsSideBySide(t *testing.T) {
 		m.mustLead("2.0.0", "1.0.0", "2.0.0")
 	})
 }
+
+// A disk without room for a third copy costs the last but one; without room for
+// another one at all, the good version stays what it was. Either way the version
+// before is one that has proven itself, and nothing is lost.
+func TestRollbackOnAFullDisk(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v vmtests.Version) {
+		m := installMyapp(t, vmtests.BootTest(t, v), brisk, nil)
+		const state = "/var/lib/private/myapp.holdfast"
+		m.run("sh", "-c", `
+			mkdir -p -m 0700 /var/lib/private && mkdir "$1" && ln -s private/myapp.holdfast /var/lib/myapp.holdfast
+			mount -t tmpfs -o mode=0755,size=$(($(stat -c %s "$2") * 5 / 2)) tmpfs "$1"`, "-", state, myappPath)
+		m.systemctl("start", myappSocket, myappUnit)
+		m.waitLine(becameGood + " version=1.0.0")
+		l := m.load()
+		upgrade := func(b build) {
+			m.put(b)
+			m.mustReload()
+		}
+		upgrade(v2)
+		m.waitLine(becameGood + " version=2.0.0")
+		upgrade(build{version: "3.0.0"})
+		m.waitLine(becameGood + " version=3.0.0")
+		if st := m.status(); st.Previous == nil || st.Previous.Version != "2.0.0" {
+			t.Errorf("with room for two copies a rollback would start %+v", st.Previous)
+		}
+		// Now there is room for one more, if one goes, and somebody else takes it.
+		m.run("sh", "-c", `rm "$1"/good-* ; cp "$2" "$1"/filler; cat "$2" >>"$1"/filler; cat "$2" >>"$1"/filler || true`, "-", state, myappPath)
+		upgrade(build{version: "4.0.0"})
+		m.waitLine("the last good version stays what it was")
+		m.waitLine("no space left on device")
+		if st := m.status(); st.Version != "4.0.0" || st.Previous != nil {
+			t.Errorf("version %s runs, and a rollback would start %+v: its copy was removed", st.Version, st.Previous)
+		}
+		m.run("rm", state+"/filler")
+		upgrade(v1)
+		m.waitLine(becameGood + " version=1.0.0")
+		upgrade(v2)
+		m.waitLine(becameGood + " version=2.0.0")
+		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.nothingLost(l)
+		if st := m.status(); st.Version != "1.0.0" || st.LastGood == nil || st.LastGood.Version != "1.0.0" {
+			t.Errorf("after the rollback %s runs: %s", st.Version, asJSON(st.LastGood))
+		}
+		m.fastRestart("")
+		m.startAgain("crash")
+		m.mustFallBack("rolled back", "rolled back by the operator")
+	})
+}

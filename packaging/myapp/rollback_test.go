@@ -526,3 +526,50 @@ func TestRollbackCannotExecute(t *testing.T) {
 	r.crash()
 	r.mustRun("2", 1, "1")
 }
+
+// A record that cannot be written stops no rollback; but where it is all that a
+// rollback does, the operator is told.
+func TestRollbackWithoutRecord(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[units.Mode]control.Verdict{
+		units.Overlap: {Outcome: control.Upgraded},
+		units.Restart: {Outcome: control.Refused, Reason: "roll back: write the record: "},
+	} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			r := startRolling(t, onStandInBy(t, reexectest.DefaultSystemd, mode))
+			r.good("1")
+			r.install(reexectest.Version("2"))
+			if mode == units.Restart {
+				if err := r.u.Restart(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := r.u.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r.good("2")
+			record := r.u.Path("/var/lib/myapp.holdfast/record.json")
+			if err := os.Rename(record, record+".old"); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(record, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r.rollBack(want.Outcome, want.Reason)
+			if mode == units.Overlap {
+				r.mustRun("1", 3, "")
+				if _, err := r.u.WaitForJournal(t.Context(), `WARN record of the rollback error="write the record: `); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Remove(record); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(record+".old", record); err != nil {
+				t.Fatal(err)
+			}
+			r.crash()
+			r.mustRun("2", 1, "1")
+		})
+	}
+}

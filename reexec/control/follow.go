@@ -77,9 +77,11 @@ func (c *Client) UpgradeAndFollow(ctx context.Context, opts FollowOptions) (Resu
 // dies in the middle, the version that runs now need not be the one before: see
 // [Result.Now].
 func (c *Client) RollbackAndFollow(ctx context.Context, opts FollowOptions) (Result, error) {
-	return c.follow(ctx, opts, func(ctx context.Context, onState func(Status)) (Verdict, error) {
+	r, err := c.follow(ctx, opts, func(ctx context.Context, onState func(Status)) (Verdict, error) {
 		return c.Rollback(ctx, opts.Reason, onState)
 	})
+	r.Verdict.Rollback = err == nil // also where it had to be worked out
+	return r, err
 }
 
 func (c *Client) follow(ctx context.Context, opts FollowOptions, ask func(context.Context, func(Status)) (Verdict, error)) (Result, error) {

@@ -72,7 +72,7 @@ func TestRollbackIsNotKnown(t *testing.T) {
 func TestRollbackAndFollowFindsOut(t *testing.T) {
 	path := script(t, jsonAnswer(200, goodStatus), stream(probation), status(t, func(st *control.Status) { st.Generation, st.PID = 2, 20 }))
 	got, err := control.NewClient(path).RollbackAndFollow(t.Context(), control.FollowOptions{})
-	if err != nil || got.Verdict.Outcome != control.Upgraded || got.Now == nil || got.Now.PID != 20 {
+	if err != nil || got.Verdict.Outcome != control.Upgraded || !got.Verdict.Rollback || got.Now == nil || got.Now.PID != 20 {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/reexectest"
 )
 
@@ -237,4 +238,49 @@ func TestOrphanHasAllThatWasConfirmed(t *testing.T) {
 	s.check("1.1", true)
 	s.crash()
 	s.check("1.1", true)
+}
+
+// A rollback after the verdict takes the older format back to its own last frame, and
+// the way forth again begins with what that has written since.
+func TestRollbackToAnOlderFormat(t *testing.T) {
+	t.Parallel()
+	s := &service{t: t, Unit: reexectest.Start(t, reexectest.Options{
+		Units: "systemd", Programs: map[string]reexectest.Program{program: reexectest.Version("1.0")},
+		Files: map[string]string{"ledger.service.d/test.conf": "[Service]\nStateDirectory=ledger.holdfast\nExecStart=\n" +
+			"ExecStart=/usr/bin/holdfast launch --state=%S/ledger.holdfast -- " + program + " -probation=50ms\nRestartSec=10ms\n"},
+	})}
+	good := func(version string) {
+		t.Helper()
+		if _, err := s.WaitForJournal(t.Context(), "this version is the last good one version="+version+" "); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := control.NewClient(s.Path("/run/ledger/control.sock"))
+	rollBack := func() {
+		t.Helper()
+		v, err := client.Rollback(t.Context(), "format 2 is slow", nil)
+		if err != nil || v.Outcome != control.Upgraded {
+			t.Fatalf("%+v, %v", v, err)
+		}
+	}
+	good("1.0")
+	s.add()
+	s.to("2.0", true)
+	good("2.0")
+	old := s.told
+	s.add()
+	if a := s.check("2.0", false); a.Entries[len(old)].By != "2.0" {
+		t.Errorf("format 2 does not say who it was by: %q", a.Entries)
+	}
+	rollBack()
+	s.told = old
+	if a := s.check("1.0", true); len(a.Entries) != len(old) {
+		t.Errorf("format 1 has %q, its own last ones are %q", a.Entries, old)
+	}
+	s.add()
+	s.crash()
+	s.check("1.0", true)
+	s.add()
+	rollBack()
+	s.check("2.0", true)
 }
