@@ -82,7 +82,8 @@ func (c *Client) statusOnce(ctx context.Context) (Status, error) {
 	return st, nil
 }
 
-// Healthz asks whether main is alive.
+// Healthz asks whether main is alive. The error of this and of the other probes is an
+// [*UnsupportedError] if the service is of a release without them.
 func (c *Client) Healthz(ctx context.Context) (Health, error) { return c.health(ctx, HealthzPath) }
 
 // Readyz asks whether the service is able to serve now: main accepts connections, and
@@ -293,7 +294,8 @@ func (a *answer) refusal(resp *http.Response, path string) error {
 		return &PermissionError{a.client.socket, &said}
 	case resp.StatusCode == http.StatusNotFound && len(said.Versions) > 0 && !slices.Contains(said.Versions, Version):
 		return &VersionError{a.client.socket, said.Versions}
-	case resp.StatusCode == http.StatusNotFound && len(said.Versions) == 0 && isLater(path):
+	// Before there were probes, their paths were ones that lack a version.
+	case resp.StatusCode == http.StatusNotFound && (len(said.Versions) == 0 && isLater(path) || len(said.Versions) > 0 && IsProbe(path)):
 		return &UnsupportedError{a.client.socket, strings.TrimPrefix(path, pathOf("")), &said}
 	default:
 		return &ProtocolError{a.client.socket, fmt.Errorf("answer %q: %w", resp.Status, &said)}

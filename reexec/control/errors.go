@@ -67,7 +67,7 @@ func (e *ProtocolError) Unwrap() error { return e.Err }
 // it was asked for. Nothing was started.
 type UnsupportedError struct {
 	Socket   string
-	Resource string // "rollback"
+	Resource string // "rollback", "/readyz"
 	Err      error
 }
 

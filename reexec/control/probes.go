@@ -53,7 +53,9 @@ type Update struct {
 	// LastError is the last verdict that is not [Upgraded], if it is in the history.
 	LastError *Verdict `json:"last_error,omitempty"`
 	// Last is the last verdict.
-	Last        *Verdict                 `json:"last,omitempty"`
+	Last *Verdict `json:"last,omitempty"`
+	// Previous is what a rollback would start.
+	Previous    *Program                 `json:"previous,omitempty"`
 	Fingerprint *fingerprint.Fingerprint `json:"fingerprint,omitempty"`
 }
 
@@ -61,7 +63,7 @@ type Update struct {
 func (s Status) Update() Update {
 	u := Update{
 		Name: s.Name, State: s.State, Since: s.Since, Process: s.process(), Instance: s.Instance, Mode: s.Mode,
-		Attempts: s.Attempts, Fingerprint: s.Fingerprint,
+		Attempts: s.Attempts, Previous: s.Previous, Fingerprint: s.Fingerprint,
 	}
 	if u.Attempts == nil {
 		u.Attempts = map[Outcome]uint64{}

@@ -121,7 +121,8 @@ func TestClientAsksProbes(t *testing.T) {
 	}
 	// A release of Holdfast that has no probes.
 	old := serve(t, backend{})
-	if _, err := control.NewClient(old).Readyz(t.Context()); !errors.As(err, &strange) {
+	var unsupported *control.UnsupportedError
+	if _, err := control.NewClient(old).Readyz(t.Context()); !errors.As(err, &unsupported) || unsupported.Resource != "/readyz" {
 		t.Errorf("an older release: %v", err)
 	}
 }
