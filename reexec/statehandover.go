@@ -85,6 +85,9 @@ func (h *State) handOver(ctx context.Context) (list []passing, err error) {
 		return nil, err
 	}
 	defer f.close()
+	if h.def.kind == kindMerged {
+		h.commitHandover(ctx, f)
+	}
 	f.current = true
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -100,6 +103,35 @@ func (h *State) handOver(ctx context.Context) (list []passing, err error) {
 		}
 	}
 	return list, err
+}
+
+// commitHandover has systemd keep what is handed over of a state that is committed: a
+// successor may show it, and both generations may die before that commits.
+func (h *State) commitHandover(ctx context.Context, f *heldFrame) {
+	if !h.isCommitted() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	done, err := h.states.lease.use(ctx)
+	if err != nil {
+		return // in place the program before was the last to commit
+	}
+	defer done()
+	stored, err := h.states.store.put(ctx, stateKey(h.name, f.Version), f.file)
+	if err != nil {
+		h.states.log.Warn("what is handed over of a state is not stored", "state", h.name, "error", err)
+		return
+	}
+	kept, err := f.copy()
+	if err != nil {
+		return
+	}
+	kept.stored, kept.origin = stored, fromStore
+	h.mu.Lock()
+	h.committed = kept.frame()
+	h.mu.Unlock()
+	h.keep([]*heldFrame{kept}, nil)
 }
 
 // yield sends the last word about states with one writer to the successor that

@@ -37,9 +37,12 @@ type Counters struct {
 	mu     sync.Mutex
 	others others
 	// saved is what another generation or the fd store knows: what was saved last, or
-	// else loaded. What others have told this one is not part of it before it is saved, unless
-	// it is what the predecessor says last. Nil before either.
+	// else loaded. What others have told this one is not part of it before it is saved. Nil
+	// before either.
 	saved totals
+	// committed is what was in the fd store when it was shown last, and safe what was
+	// handed over or loaded: both are there whoever dies.
+	committed, safe totals
 	// wanted: the next shot is for Gather, and is put into taken.
 	wanted bool
 	taken  *shot
@@ -78,18 +81,24 @@ func Continue(svc *reexec.Service, registry prometheus.Gatherer) (*Counters, err
 type phase int
 
 const (
-	alone    phase = iota // main, or no longer
-	overlaps              // main, with a successor that is not main yet
+	alone    phase = iota // main
+	starts                // main, with a successor that is not ready
+	overlaps              // main, with a successor that accepts in its place
 	succeeds              // not main yet
+	leaves                // main no longer, or not at all
 )
 
 // phaseOf takes a state of control.Status.
 func phaseOf(state string) phase {
 	switch state {
-	case "starting", "probation", "promoting":
+	case "starting":
+		return starts
+	case "probation", "promoting":
 		return overlaps
 	case "starting up", "on trial":
 		return succeeds
+	case "draining", "resigning":
+		return leaves
 	}
 	return alone
 }
@@ -132,16 +141,22 @@ func (c *Counters) Gather() ([]*dto.MetricFamily, error) {
 		taken = c.shoot()
 	}
 	t := taken.totals
-	if !known && c.saved != nil {
-		t = c.saved
+	switch {
+	case known:
+		c.committed = t
+	case c.committed != nil && c.phase() == starts:
+		// What is being handed over need not be in the store yet.
+		t = c.committed
+	case c.safe != nil:
+		t = c.safe
 	}
 	return show(taken.families, t), taken.err
 }
 
-// commit makes what was counted until now survive. It returns false if what other
-// generations have seen or may see last is to be shown instead.
+// commit makes what was counted until now survive. It returns false if what survives
+// anyway is to be shown instead.
 func (c *Counters) commit() (known bool) {
-	if c.phase() == overlaps {
+	if p := c.phase(); p == starts || p == overlaps {
 		return false
 	}
 	// A scraper that goes away is no reason not to commit.
@@ -188,6 +203,11 @@ func (c *Counters) snapshot() totals {
 	defer c.mu.Unlock()
 	s := c.shoot()
 	c.saved = s.totals
+	// What is told to a generation that is about to be main, or is, is in the store only
+	// when that has committed.
+	if p := c.phase(); p == alone || p == starts {
+		c.safe = s.totals
+	}
 	if c.wanted {
 		c.wanted, c.taken = false, s
 	}
@@ -203,6 +223,7 @@ func (c *Counters) load(version uint32, data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.others, c.saved = newOthers(t), t.clone()
+	c.committed, c.safe = c.saved, c.saved
 	return nil
 }
 
@@ -215,12 +236,6 @@ func (c *Counters) merge(version uint32, data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.others.add(added)
-	if c.saved != nil && c.phase() == succeeds {
-		// We are about to be main: the predecessor shows what it tells, and its
-		// connections come here. Not in place: a shot may have it.
-		c.saved = c.saved.clone()
-		c.saved.add(added)
-	}
 	return nil
 }
 

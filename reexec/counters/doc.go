@@ -38,10 +38,11 @@
 //     then. A scrape costs some messages to systemd therefore. If
 //     the store is full or there is none, the numbers are shown all the same, and begin
 //     at zero after a crash; [reexec.Service.Status] says so.
-//   - From the handover until the verdict, which is as long as the start and the
-//     probation of the new version take, both versions show what was counted when
-//     it began: either may die with what it counts meanwhile. Then all of it appears at once.
-//   - A version that drains shows what it has told main.
+//   - From the handover until the first commit of the new version as main, which is as
+//     long as its start and its probation take, and some milliseconds, both versions show what
+//     was counted when it began, and what systemd got then: either may die with what it
+//     counts meanwhile, or both. Then all of it appears at once.
+//   - So does a version that drains.
 //
 // The time of creation is that of the first generation.
 //

@@ -65,10 +65,14 @@ func (w *world) start() *generation {
 	g.Counters = newCounters(g.registry)
 	g.state, g.phase = g, func() phase {
 		switch {
-		case g.next != nil:
+		case g.next != nil && g.next.accepts:
 			return overlaps
+		case g.next != nil:
+			return starts
 		case g == w.next:
 			return succeeds
+		case g != w.main || g.to != nil:
+			return leaves
 		}
 		return alone
 	}
@@ -290,6 +294,7 @@ func (w *world) step() {
 	case event == 0 && next == nil:
 		w.say("upgrade")
 		main.base = main.frame()
+		w.stored = main.base // the state is committed with the handover
 		w.next = w.start()
 		w.next.take(w.next.load(format, main.base))
 		w.next.base, main.next = main.base, w.next
@@ -302,9 +307,16 @@ func (w *world) step() {
 		if w.r.IntN(2) == 0 {
 			w.scrape("keep-alive", next) // it moves before that has the lease
 		}
+		w.scrape("newcomer", next)
 		w.draining = append(w.draining, main)
 		w.main, w.next = next, nil
 		next.main = true
+		if w.r.IntN(3) == 0 {
+			w.say("killed before its first commit")
+			w.draining = nil
+			w.restart()
+			return
+		}
 		next.commit()
 	case event == 2 && next != nil:
 		w.say("roll back")
@@ -335,14 +347,19 @@ func (w *world) step() {
 		w.drained()
 	case event == 8 && next == nil && len(w.draining) == 0 && w.stored != nil:
 		w.say("killed")
-		w.main = w.start()
-		w.main.take(w.main.load(format, w.stored))
-		w.main.main = true
-		w.died()
+		w.restart()
 	}
 	if w.next == nil && len(w.draining) == 0 && w.r.IntN(3) == 0 {
 		w.check()
 	}
+}
+
+// restart begins with what systemd has.
+func (w *world) restart() {
+	w.main = w.start()
+	w.main.take(w.main.load(format, w.stored))
+	w.main.main = true
+	w.died()
 }
 
 // accepting is who gets new connections.
