@@ -63,6 +63,7 @@ func (s *Service) adopt(conn *handover.Conn, f handover.Frame, files []*os.File)
 		for _, c := range kept {
 			c.begin()
 		}
+		s.observeMoved(len(kept))
 		return
 	}
 	s.log.Error("adopt connections", "error", err)
@@ -111,6 +112,14 @@ func (s *Service) countAdopted(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.adopted += n
+}
+
+func (s *Service) observeMoved(n int) {
+	for _, o := range s.observing() {
+		if o.Moved != nil && n > 0 {
+			o.Moved(n)
+		}
+	}
 }
 
 // adopt finds the server of a connection. It takes the file over.

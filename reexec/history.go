@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
+	"github.com/holdfast-go/holdfast/reexec/internal/observe"
 )
 
 // history is the record of all attempts to upgrade. Main writes it: a verdict that
@@ -161,7 +162,20 @@ func (h *history) commit() {
 func (s *Service) noteVerdict(v control.Verdict) {
 	v.After = memoryNow()
 	s.history.add(v)
+	for _, o := range s.observing() {
+		if o.Verdict != nil {
+			o.Verdict(v)
+		}
+	}
 	go s.history.commit()
+}
+
+// Observe is for package metrics: its argument is of an internal package. Call it
+// before Run.
+func (s *Service) Observe(o observe.Observer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.observers = append(s.observers, o)
 }
 
 // noteTakeover notes the attempt by which this generation has become main. A
@@ -189,8 +203,20 @@ func (s *Service) noteDrain(d control.Drain) {
 	s.historyDrained(d)
 }
 
+func (s *Service) observing() []observe.Observer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.observers
+}
+
 func (s *Service) historyDrained(d control.Drain) {
-	if s.history.drained(d) {
-		go s.history.commit()
+	if !s.history.drained(d) {
+		return
 	}
+	for _, o := range s.observing() {
+		if o.Drained != nil {
+			o.Drained(d)
+		}
+	}
+	go s.history.commit()
 }

@@ -18,9 +18,9 @@ import (
 // standard library, golang.org/x/sys for what package syscall lacks, and the two
 // packages of this module below it. Never package units, and never D-Bus: the
 // service does not talk to systemd that way (see the design of the reload command).
-// Only counters, which a service imports for its Prometheus counters, has the client
-// library of Prometheus, and of what that brings the types of its metrics: a service
-// without them gets none of it.
+// Only counters and metrics, which a service imports for what it shows to Prometheus, have
+// its client library, counters also the types of metrics that it brings, and metrics its
+// handler: a service without them gets none of it.
 func TestImports(t *testing.T) {
 	const module = "github.com/holdfast-go/holdfast"
 	allowed := []string{
@@ -62,10 +62,12 @@ func TestImports(t *testing.T) {
 			switch filepath.Dir(path) {
 			case "counters":
 				ok = ok || slices.Contains(prometheus, name)
+			case "metrics":
+				ok = ok || name == prometheus[0] || name == prometheus[0]+"/promhttp"
 			case "reexectest/examples/counters":
 				ok = ok || strings.HasPrefix(name, prometheus[0])
 			default:
-				ok = ok && name != module+"/reexec/counters"
+				ok = ok && name != module+"/reexec/counters" && name != module+"/reexec/metrics"
 			}
 			// Test kits are for tests and for each other.
 			if strings.HasSuffix(name, "test") && strings.HasPrefix(name, module) {

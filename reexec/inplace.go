@@ -177,6 +177,7 @@ func (r *renewal) adopt(s *Service) {
 	}
 	r.connections = nil
 	s.countAdopted(adopted)
+	s.observeMoved(adopted)
 }
 
 // gathered is what crosses execve(2), collected before and during the drain.

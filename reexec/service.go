@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 	"github.com/holdfast-go/holdfast/reexec/internal/handover"
 	"github.com/holdfast-go/holdfast/reexec/internal/machine"
+	"github.com/holdfast-go/holdfast/reexec/internal/observe"
 )
 
 // Service is one generation of a service: this process. Make one with [New]
@@ -61,6 +62,8 @@ type Service struct {
 	turned  atomic.Int64                 // when Run's loop has turned last: nanoseconds since began
 	metrics atomic.Pointer[http.Handler] // of SetMetrics
 	asking  askedHealth
+	// observers does not change once Run was called.
+	observers []observe.Observer
 
 	lease    atomic.Bool               // this generation writes what outlives it
 	follower atomic.Pointer[successor] // of the upgrade under way: hears what changes

@@ -21,7 +21,12 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
 	"github.com/holdfast-go/holdfast/reexec"
+	"github.com/holdfast-go/holdfast/reexec/control"
+	"github.com/holdfast-go/holdfast/reexec/metrics"
 )
 
 // version is set by the linker.
@@ -75,12 +80,23 @@ func run(ctx context.Context, args []string) error {
 			return nil
 		},
 	}
-	server := &http.Server{Handler: handler(*greeting), ReadHeaderTimeout: 10 * time.Second}
+	mux := http.NewServeMux()
+	requests := prometheus.NewCounter(prometheus.CounterOpts{Name: "myapp_requests_total", Help: "Requests that were answered, or are being."})
+	server := &http.Server{Handler: counted(requests, handler(mux, *greeting)), ReadHeaderTimeout: 10 * time.Second}
 	damage(&options, server)
 
 	service, err := reexec.New(options)
 	if err != nil {
 		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(requests, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := metrics.Serve(service, registry); err != nil {
+		return err
+	}
+	// A service that is not an example does not show these to everybody.
+	for _, path := range []string{control.HealthzPath, control.ReadyzPath, control.UpdatezPath, control.MetricsPath} {
+		mux.Handle(path, service.Handler())
 	}
 	http, err := service.Listen("http", "tcp", *listen)
 	if err != nil {
@@ -90,9 +106,17 @@ func run(ctx context.Context, args []string) error {
 	return service.Run(ctx)
 }
 
+// counted counts requests before they are answered, so that nobody has an answer that is
+// not counted.
+func counted(requests prometheus.Counter, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Inc()
+		next.ServeHTTP(w, r)
+	})
+}
+
 // handler answers in ways that a test can tell apart: by whom, and what.
-func handler(greeting string) http.Handler {
-	mux := http.NewServeMux()
+func handler(mux *http.ServeMux, greeting string) http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "%s from myapp %s\n", greeting, version)
 	})
