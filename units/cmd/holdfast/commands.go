@@ -72,7 +72,7 @@ func help() string {
 	var b strings.Builder
 	b.WriteString(helpHead)
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  %-10s %s\n", c.name, c.summary)
+		fmt.Fprintf(&b, "  %-10s  %s\n", c.name, c.summary)
 	}
 	b.WriteString(helpTail)
 	return b.String()
