@@ -177,6 +177,9 @@ func (s *screen) title(v View) {
 	text := s.Paint(term.Bold, term.Line(name))
 	if version != "" {
 		text += " " + term.Line(version)
+		if f := v.Service.Fingerprint; f != nil && f.Build() != "" {
+			text += " (" + term.Line(f.Build()) + ")"
+		}
 	}
 	if s.Width > 0 {
 		_, color := v.State()

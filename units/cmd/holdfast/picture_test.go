@@ -30,7 +30,7 @@ func TestPictures(t *testing.T) {
 	frame, _, _ = strings.Cut(frame, "\n-- ")
 	for name, text := range map[string]string{
 		"status.svg":   "$ holdfast status myapp\n" + status,
-		"table.svg":    "$ holdfast status 'myapp*'\n" + table,
+		"table.svg":    "$ holdfast status 'myapp@*'\n" + table,
 		"progress.svg": "$ holdfast upgrade --errors=http_errors_total --requests=http_requests_total 'myapp@*'\n" + frame + "\n",
 	} {
 		svg := picture(text)

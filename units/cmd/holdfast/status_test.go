@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/control/command"
 	"github.com/holdfast-go/holdfast/reexec/control/command/term"
+	"github.com/holdfast-go/holdfast/reexec/fingerprint"
 	"github.com/holdfast-go/holdfast/units/bus"
 	"github.com/holdfast-go/holdfast/units/upgrade"
 )
@@ -28,6 +30,8 @@ func serving() upgrade.UnitStatus {
 		Service: &control.Status{
 			Protocol: 1, Name: "myapp", Instance: "649680fd56103485", State: "running", Since: now.Add(-5 * time.Second),
 			Generation: 2, Version: "2.0.0", PID: 133, Mode: "overlap",
+			Fingerprint: &fingerprint.Fingerprint{Program: "example.org/myapp", Version: "2.0.0", Revision: "3f2a9c1d5e7b"},
+			Previous:    &control.Program{Version: "1.0.0", Path: "/var/lib/myapp.holdfast/previous", Since: now.Add(-49 * time.Hour)},
 			Listeners: []control.Listener{
 				{Name: "http", Network: "tcp", Address: "127.0.0.1:8080", Origin: "socket unit"},
 				{Name: "admin", Network: "unix", Address: "/run/myapp/admin.sock", Origin: "bound"},
@@ -119,10 +123,24 @@ func TestStatusScreens(t *testing.T) {
 
 func TestStatusTable(t *testing.T) {
 	utc(t)
-	views := []command.View{statusOf(serving()).view(), statusOf(troubled()).view(), statusOf(stopped()).view()}
-	got := onScreens(func(t term.Terminal) string { return command.Table(views, t, now) })
-	golden(t, "status-table.golden", got)
-	wantTame(t, got)
+	instance := func(i int, s upgrade.UnitStatus) command.View {
+		s.Unit.Name = fmt.Sprintf("myapp@%d.service", i)
+		return statusOf(s).view()
+	}
+	upgrading, undone := serving(), serving()
+	upgrading.Service.State, upgrading.Service.Version = "probation", "1.0.0"
+	upgrading.Service.Last, upgrading.Last = nil, nil
+	undone.Service.Generation, undone.Service.Version, undone.Service.PID = 3, "1.0.0", 4141
+	undone.Unit.MainPID = 4141
+	undone.Service.Last = nil
+	for name, views := range map[string][]command.View{
+		"status-table":   {instance(1, serving()), instance(2, undone), instance(3, upgrading), instance(4, stopped())},
+		"status-hostile": {instance(1, troubled()), instance(2, stopped())},
+	} {
+		got := onScreens(func(t term.Terminal) string { return command.Table(views, t, now) })
+		golden(t, name+".golden", got)
+		wantTame(t, got)
+	}
 }
 
 // wantTame checks that nothing is wider than its screen, that no escape sequence
@@ -152,13 +170,13 @@ func wantTame(t *testing.T, got string) {
 func TestStatusCommand(t *testing.T) {
 	h := &fakeHelper{units: []upgrade.UnitStatus{serving(), stopped()}}
 	o := h.run(t, "status", "myapp")
-	o.Want(t, command.ExitOK, "myapp.service 2.0.0\n", "")
+	o.Want(t, command.ExitOK, "myapp.service 2.0.0 (3f2a9c1)\n", "")
 	o.Want(t, command.ExitOK, "http: tcp 127.0.0.1:8080 (myapp.socket)\n", "")
 	o = h.run(t, "status", "myapp", "myapp@3")
 	o.Want(t, command.ExitNotRunning, "UNIT             VERSION  STATE    GENERATION  PID  SINCE", "")
 	h.run(t, "status", "myapp*").Want(t, command.ExitNotRunning, "myapp@3.service  -        failed", "")
 	o = h.run(t, "status", "myapp", "nosuch")
-	o.Want(t, command.ExitNoSuchUnit, "myapp.service 2.0.0\n", `holdfast status: unit "nosuch.service": there is none`)
+	o.Want(t, command.ExitNoSuchUnit, "myapp.service 2.0.0 (3f2a9c1)\n", `holdfast status: unit "nosuch.service": there is none`)
 
 	// The service's words are at the top of the JSON, as they are without D-Bus.
 	o = h.run(t, "status", "--json=short", "myapp", "myapp@3")
@@ -189,9 +207,9 @@ func TestStatusWithoutBus(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", root)
 	serveStatus(t, root, "myapp", *serving().Service)
 	h := &fakeHelper{connectErr: &bus.AwayError{Op: "connect", Err: errors.New("no bus")}}
-	h.run(t, "status", "--user", "myapp").Want(t, command.ExitOK, "myapp.service 2.0.0\n", "")
+	h.run(t, "status", "--user", "myapp").Want(t, command.ExitOK, "myapp.service 2.0.0 (3f2a9c1)\n", "")
 	o := h.run(t, "status", "--user", "myapp", "other")
 	o.Want(t, command.ExitNotRunning, "other.service  -        no answer", "")
 	h.run(t, "status", "--user", "a/b").Want(t, command.ExitUsage, "", `UNIT "a/b": UNIT "a/b" is a path`)
-	h.run(t, "status", "--socket="+root+"/myapp/control.sock").Want(t, command.ExitOK, "myapp 2.0.0\n", "")
+	h.run(t, "status", "--socket="+root+"/myapp/control.sock").Want(t, command.ExitOK, "myapp 2.0.0 (3f2a9c1)\n", "")
 }
