@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -153,6 +154,24 @@ func (c *Conn) Properties(ctx context.Context, name, iface string) (map[string]a
 		values[key] = v.Value()
 	}
 	return values, nil
+}
+
+// Version is that of systemd, 252 for "252.39-1~deb12u2".
+func (c *Conn) Version(ctx context.Context) (int, error) {
+	p, err := c.all(ctx, managerPath, managerIface)
+	if err != nil {
+		return 0, fault(ctx, "ask for", "the version of systemd", err)
+	}
+	text := strings.TrimPrefix(get[string](p, "Version"), "v")
+	end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(text)
+	}
+	version, err := strconv.Atoi(text[:end])
+	if err != nil {
+		return 0, fmt.Errorf("systemd says that its version is %q, which begins with no number", text)
+	}
+	return version, nil
 }
 
 // Socket is a socket unit.

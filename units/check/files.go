@@ -137,6 +137,6 @@ func (s *subject) reportFor(o Options) *Report {
 		}
 	}
 	s.judge()
-	r.Findings = s.findings
+	r.Findings = append([]Finding{}, s.findings...) // none is an empty list in JSON
 	return r
 }

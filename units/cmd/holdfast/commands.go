@@ -34,6 +34,7 @@ func commands() []subcommand {
 		{"freeze", "have upgrades of units refused", with(direct, runFreeze)},
 		{"thaw", "allow upgrades of units again", with(direct, runThaw)},
 		{"reload", "upgrade one running service and wait for its verdict, without D-Bus", command.Reload},
+		{"check", "say whether units are fit for upgrades", checkUnits},
 		{"render", "write the systemd units of a service", without(render)},
 		{"launch", "start a service, for ExecStart=: its file, or the last good version", without(command.Launch)},
 		{"versions", "keep versions side by side, and switch between them", runVersions},
