@@ -40,6 +40,7 @@ func commands() []subcommand {
 		{"versions", "keep versions side by side, and switch between them", runVersions},
 		{"retry", "have a file that failed start again", without(command.Retry)},
 		{"completion", "write a completion script for a shell", without(completion)},
+		{"serve", "serve org.holdfast.Upgrade1 on D-Bus, for those who are not root", serve},
 	}
 }
 

@@ -86,6 +86,7 @@ func TestHelpHasEveryFlag(t *testing.T) {
 		"launch":     "state",
 		"retry":      "state",
 		"completion": "",
+		"serve":      "idle address",
 	} {
 		help := runCommand(t.Context(), name, "--help").Stdout
 		documented := make(map[string]bool)
