@@ -12,16 +12,17 @@ import (
 	"github.com/holdfast-go/holdfast/units/upgrade"
 )
 
-// The names of errors. The first group is this service's own.
+// The names of errors. The first group is this service's own: of an AccessDenied of D-Bus, busctl
+// would not show the text, which says what is missing.
 const (
 	ErrorInvalidArgument    = Name + ".Error.InvalidArgument"
 	ErrorNotFound           = Name + ".Error.NotFound"
 	ErrorFailedPrecondition = Name + ".Error.FailedPrecondition"
 	ErrorBusy               = Name + ".Error.Busy"
 	ErrorFrozen             = Name + ".Error.Frozen"
+	ErrorPermissionDenied   = Name + ".Error.PermissionDenied"
 	ErrorInterrupted        = Name + ".Error.Interrupted"
 
-	ErrorAccessDenied             = "org.freedesktop.DBus.Error.AccessDenied"
 	ErrorInteractiveAuthorization = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 	ErrorLimitsExceeded           = "org.freedesktop.DBus.Error.LimitsExceeded"
 	ErrorFailed                   = "org.freedesktop.DBus.Error.Failed"

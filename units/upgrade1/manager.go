@@ -130,7 +130,7 @@ func (j *rolloutJob) same(c *call, action string, asked upgrade.Request) *dbus.E
 }
 
 func foreign(id string) *dbus.Error {
-	return fail(ErrorAccessDenied, "request-id %q: it is that of another user's request: take another one", id)
+	return fail(ErrorPermissionDenied, "request-id %q: it is that of another user's request: take another one", id)
 }
 
 func another(id string) *dbus.Error {

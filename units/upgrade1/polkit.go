@@ -79,15 +79,15 @@ func (c *call) authorizeUnit(action, verb, version, unit string) *dbus.Error {
 		authority.Go(polkitIface+".CancelCheckAuthorization", dbus.FlagNoReplyExpected, nil, id)
 		return fail(ErrorFailed, "%s: the caller has left, or the service ends", what)
 	case noPolkit(err):
-		return fail(ErrorAccessDenied, "%s: polkit is not there to say who may, so only root may: install polkit, or use sudo", what)
+		return fail(ErrorPermissionDenied, "%s: polkit is not there to say who may, so only root may: install polkit, or use sudo", what)
 	case err != nil:
-		return fail(ErrorAccessDenied, "%s: polkit cannot be asked: %v", what, err)
+		return fail(ErrorPermissionDenied, "%s: polkit cannot be asked: %v", what, err)
 	case result.Authorized:
 		return nil
 	case result.Challenge && !c.interactive:
 		return fail(ErrorInteractiveAuthorization, "%s: polkit wants a password first, and the call does not allow for that: a rule for action %s and unit %s is needed", what, action, unit)
 	default:
-		return fail(ErrorAccessDenied, "%s: polkit says no: a rule for action %s and unit %s is needed", what, action, unit)
+		return fail(ErrorPermissionDenied, "%s: polkit says no: a rule for action %s and unit %s is needed", what, action, unit)
 	}
 }
 

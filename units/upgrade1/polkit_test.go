@@ -114,23 +114,23 @@ func TestPolkit(t *testing.T) {
 	}{
 		{"Rollout", []any{"myapp.service", "2.0.0", 1.0, variants()}, "", "", []question{q("rollout", "rollout", "2.0.0", "myapp.service")}, 1},
 		{"Rollback", []any{"myapp.service", variants()}, "", "", []question{q("rollback", "rollback", "", "myapp.service")}, 1},
-		{"Rollout", []any{"other.service", "", 1.0, variants()}, ErrorAccessDenied, "rollout of other.service by", []question{q("rollout", "rollout", "", "other.service")}, 0},
+		{"Rollout", []any{"other.service", "", 1.0, variants()}, ErrorPermissionDenied, "rollout of other.service by", []question{q("rollout", "rollout", "", "other.service")}, 0},
 		{"Rollout", []any{"ask.service", "", 1.0, variants()}, ErrorInteractiveAuthorization, "a rule for action org.holdfast.upgrade1.rollout and unit ask.service", []question{q("rollout", "rollout", "", "ask.service")}, 0},
 		// Every unit of a pattern is asked about before any is touched.
 		{"Rollout", []any{"web@*.service", "", 0.5, variants()}, "", "", []question{q("rollout", "rollout", "", "web@1.service"), q("rollout", "rollout", "", "web@2.service")}, 2},
-		{"Rollout", []any{"db@*.service", "", 1.0, variants()}, ErrorAccessDenied, "db@2.service", []question{q("rollout", "rollout", "", "db@1.service"), q("rollout", "rollout", "", "db@2.service")}, 0},
-		{"Rollout", []any{"myapp.service other.service", "", 1.0, variants()}, ErrorAccessDenied, "other.service", []question{q("rollout", "rollout", "", "myapp.service"), q("rollout", "rollout", "", "other.service")}, 0},
+		{"Rollout", []any{"db@*.service", "", 1.0, variants()}, ErrorPermissionDenied, "db@2.service", []question{q("rollout", "rollout", "", "db@1.service"), q("rollout", "rollout", "", "db@2.service")}, 0},
+		{"Rollout", []any{"myapp.service other.service", "", 1.0, variants()}, ErrorPermissionDenied, "other.service", []question{q("rollout", "rollout", "", "myapp.service"), q("rollout", "rollout", "", "other.service")}, 0},
 		{"Freeze", []any{"myapp.service", ""}, "", "", []question{q("freeze", "freeze", "", "myapp.service")}, 0},
 		{"Thaw", []any{"myapp.service"}, "", "", []question{q("freeze", "thaw", "", "myapp.service")}, 0},
 		{"Freeze", []any{"all@", ""}, "", "", []question{q("freeze", "freeze", "", "all@.service")}, 0},
-		{"Freeze", []any{"other.service", ""}, ErrorAccessDenied, "freeze of other.service", []question{q("freeze", "freeze", "", "other.service")}, 0},
-		{"Thaw", []any{"other.service"}, ErrorAccessDenied, "thaw of other.service", []question{q("freeze", "thaw", "", "other.service")}, 0},
+		{"Freeze", []any{"other.service", ""}, ErrorPermissionDenied, "freeze of other.service", []question{q("freeze", "freeze", "", "other.service")}, 0},
+		{"Thaw", []any{"other.service"}, ErrorPermissionDenied, "thaw of other.service", []question{q("freeze", "thaw", "", "other.service")}, 0},
 		// What reads is free, and what makes no sense is not asked about.
 		{"Status", []any{"other.service"}, "", "", nil, 0},
 		{"History", []any{"other.service", uint32(0)}, "", "", nil, 0},
 		{"Rollout", []any{"none.service", "", 1.0, variants()}, ErrorNotFound, "", nil, 0},
-		{"Rollout", []any{"myapp.service", "", 1.0, variants("health-url", "unix:/run/docker.sock:/info")}, ErrorAccessDenied, "only root may say where root looks", nil, 0},
-		{"Rollout", []any{"myapp.service", "", 1.0, variants("metrics-url", "http://127.0.0.1:1/")}, ErrorAccessDenied, "metrics-url", nil, 0},
+		{"Rollout", []any{"myapp.service", "", 1.0, variants("health-url", "unix:/run/docker.sock:/info")}, ErrorPermissionDenied, "only root may say where root looks", nil, 0},
+		{"Rollout", []any{"myapp.service", "", 1.0, variants("metrics-url", "http://127.0.0.1:1/")}, ErrorPermissionDenied, "metrics-url", nil, 0},
 	} {
 		t.Run(fmt.Sprint(i, tt.method, tt.args[0]), func(t *testing.T) {
 			c.t = t
@@ -157,7 +157,7 @@ func TestPolkit(t *testing.T) {
 
 	// Who can be asked for a password is.
 	c.flags = dbus.FlagAllowInteractiveAuthorization
-	c.wantError(ErrorAccessDenied, "polkit says no", "Rollout", "ask.service", "", 1.0, variants())
+	c.wantError(ErrorPermissionDenied, "polkit says no", "Rollout", "ask.service", "", 1.0, variants())
 	if asked := a.take(); len(asked) != 1 || asked[0].flags != polkitAsk {
 		t.Errorf("interactive: polkit was asked %+v", asked)
 	}
@@ -202,7 +202,7 @@ func TestNoPolkit(t *testing.T) {
 		{"Freeze", "myapp.service", ""},
 		{"Thaw", "myapp.service"},
 	} {
-		c.wantError(ErrorAccessDenied, "polkit is not there to say who may, so only root may", tt[0].(string), tt[1:]...)
+		c.wantError(ErrorPermissionDenied, "polkit is not there to say who may, so only root may", tt[0].(string), tt[1:]...)
 	}
 	c.text("Status", "myapp.service")
 	s.nothingStarted()

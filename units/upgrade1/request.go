@@ -127,7 +127,7 @@ func newRequest(action, unit, version string, ratio float64, options map[string]
 	case len(faults) > 0:
 		return r, fail(ErrorInvalidArgument, "%s", strings.Join(faults, "; "))
 	case denied != "":
-		return r, fail(ErrorAccessDenied, "option %q: only root may say where root looks; without it the service's own control socket is asked", denied)
+		return r, fail(ErrorPermissionDenied, "option %q: only root may say where root looks; without it the service's own control socket is asked", denied)
 	}
 	return r, nil
 }

@@ -64,7 +64,7 @@ func TestNewRequest(t *testing.T) {
 		{rollout, "a", 1, variants("request-id", ""), true, ErrorInvalidArgument, `option "request-id": must not be empty`},
 		{rollout, "a", 1, variants("b", 1, "a", 2), true, ErrorInvalidArgument, `option "a": `},
 		{rollback, "a", 1, variants("soak-usec", uint64(1)), true, ErrorInvalidArgument, `option "soak-usec": there is none of this name, only request-id, dry-run, timeout-usec`},
-		{rollout, "a", 1, variants("health-url", "http://h/"), false, ErrorAccessDenied, `option "health-url": only root`},
+		{rollout, "a", 1, variants("health-url", "http://h/"), false, ErrorPermissionDenied, `option "health-url": only root`},
 	} {
 		_, fault := newRequest(tt.action, tt.unit, "", tt.ratio, tt.options, tt.root)
 		if fault == nil || fault.Name != tt.name || !strings.Contains(fault.Error(), tt.text) {

@@ -139,7 +139,7 @@ func TestIdempotent(t *testing.T) {
 			c.wantError(ErrorInvalidArgument, "it is that of another request", "Rollout", other...)
 		}
 		c.wantError(ErrorInvalidArgument, "it is that of another request", "Rollback", "myapp.service", ask[3])
-		s.client(1000).wantError(ErrorAccessDenied, "another user's request", "Rollout", ask...)
+		s.client(1000).wantError(ErrorPermissionDenied, "another user's request", "Rollout", ask...)
 		s.nothingStarted()
 	}
 	again("under way")

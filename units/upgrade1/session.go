@@ -218,7 +218,7 @@ func (c *session) enter(m dbus.Message) (*call, *dbus.Error) {
 	uid, err := c.userOf(k.ctx, sender)
 	if err != nil {
 		k.leave()
-		return nil, fail(ErrorAccessDenied, "the bus does not say who the caller is: %v", err)
+		return nil, fail(ErrorPermissionDenied, "the bus does not say who the caller is: %v", err)
 	}
 	k.uid, k.by = uid, userName(uid)
 	return k, nil

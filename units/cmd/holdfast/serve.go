@@ -51,7 +51,7 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := serveBus(ctx, *idle, *address, stderr); err != nil {
 		c.Say("Failed to serve %s: %v", upgrade1.Name, err)
 		var e dbus.Error
-		if errors.As(err, &e) && e.Name == upgrade1.ErrorAccessDenied {
+		if errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.AccessDenied" {
 			return command.ExitNoPermission
 		}
 		return command.ExitFailed
