@@ -186,6 +186,11 @@ func TestUpgrade1(t *testing.T) {
 		m.fails(denied, jane, "Freeze", "ss", myappUnit, "because")
 		m.fails("only root may say where root looks", deploy, "Rollout", rolloutArgs(myappUnit, "2.0.0", "health-url", "s", "unix:/run/dbus/system_bus_socket:/")...)
 		m.fails("there is none", jane, "Rollout", rolloutArgs("none.service", "")...)
+		// A password would do, which busctl allows for unless it is told otherwise.
+		if out, err := m.as(jane, "busctl", "--allow-interactive-authorization=no", "call", "org.holdfast.Upgrade1", "/org/holdfast/Upgrade1",
+			"org.holdfast.Upgrade1.Manager", "Thaw", "s", myappUnit); err == nil || !strings.Contains(err.Error(), "nteractive") && !strings.Contains(err.Error(), "wants a password first") {
+			t.Errorf("without a password: %s (%v)", out, err)
+		}
 		m.wantVersion("1.0.0")
 
 		// Whom one is for, upgrades that service, under load.
