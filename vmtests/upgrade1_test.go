@@ -219,6 +219,7 @@ func TestUpgrade1(t *testing.T) {
 		}
 		m.fails(other, deploy, "Rollout", rolloutArgs(otherUnit, "")...)
 		m.fails(other, deploy, "Rollout", rolloutArgs(myappUnit+" "+otherUnit, "")...)
+		m.fails(other, deploy, "Rollout", rolloutArgs("[mo][yt]*.service", "")...)
 		m.fails(denied, deploy, "Freeze", "ss", myappUnit, "because")
 
 		// A frozen one is left alone.

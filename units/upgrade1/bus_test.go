@@ -282,6 +282,8 @@ type double struct {
 	frozen  map[string]string
 	records map[string]upgrade.Found
 	left    []string // for Resume
+	// checks, unless nil, is closed when the checks are over.
+	checks chan struct{}
 }
 
 func newDouble(units ...string) *double {
@@ -335,6 +337,9 @@ func (d *double) Rollback(ctx context.Context, r upgrade.Request, onEvent func(u
 
 func (d *double) run(ctx context.Context, action string, r upgrade.Request, onEvent func(upgrade.Event)) (upgrade.Report, error) {
 	report := upgrade.Report{ID: r.ID, Action: action, By: r.By, Outcome: upgrade.Interrupted}
+	if d.checks != nil {
+		<-d.checks
+	}
 	d.mu.Lock()
 	for _, unit := range r.Units {
 		if err := d.fails[unit]; err != nil {

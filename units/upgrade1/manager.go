@@ -79,11 +79,12 @@ func (m manager) begin(msg dbus.Message, action, unit, version string, ratio flo
 
 // accepted waits for the checks.
 func (m manager) accepted(c *call, j *rolloutJob) (string, *dbus.Error) {
-	timeout := time.NewTimer(acceptTimeout)
+	timeout := time.NewTimer(m.acceptTimeout)
 	defer timeout.Stop()
 	select {
 	case <-j.accepted:
-	case <-timeout.C: // it goes on
+	case <-timeout.C:
+		m.rollouts.promise(j)
 		return j.id, nil
 	case <-c.ctx.Done():
 		return "", c.interrupted(j.id)
@@ -96,7 +97,7 @@ func (m manager) accepted(c *call, j *rolloutJob) (string, *dbus.Error) {
 
 // known finds a request of the same id. It starts nothing, so nobody has to be asked for it.
 func (m manager) known(c *call, action string, asked upgrade.Request, names []string) (bool, *dbus.Error) {
-	if j := m.rollouts.find(asked.ID); j != nil && !j.resumed {
+	if j := m.rollouts.find(asked.ID); j != nil && !j.resumed && !j.void() {
 		if fault := j.same(c, action, asked); fault != nil {
 			return true, fault
 		}

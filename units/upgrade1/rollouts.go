@@ -3,7 +3,6 @@
 package upgrade1
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -18,9 +17,6 @@ const (
 	maxRollouts = 64
 	// maxFinished is how many ends are kept here; the others are in the journal.
 	maxFinished = 64
-	// acceptTimeout bounds the wait for the checks, so that a caller has the id
-	// before the bus loses its patience, which is 25 s.
-	acceptTimeout = 15 * time.Second
 )
 
 // rollouts are those of this process.
@@ -28,16 +24,21 @@ type rollouts struct {
 	mu       sync.Mutex
 	byID     map[string]*rolloutJob
 	active   int
+	closed   bool // nothing begins any more
+	running  sync.WaitGroup
 	finished []string // the oldest first
 }
 
-// rolloutJob is one of them. Its fields are fixed before its channels are closed.
+// rolloutJob is one of them. Its fields are fixed before its channels are closed, but for promised,
+// which needs the lock of the rollouts.
 type rolloutJob struct {
 	id      string
 	action  string
 	by      string
 	asked   upgrade.Request // with the units as the caller has named them
 	resumed bool
+	// promised: the caller has the id, and the checks were not over.
+	promised bool
 
 	accepted  chan struct{} // the checks have passed, or it has ended
 	acceptOne sync.Once
@@ -61,6 +62,9 @@ func (j *rolloutJob) ended() bool {
 		return false
 	}
 }
+
+// void: nothing was started, so the id is free.
+func (j *rolloutJob) void() bool { return j.ended() && j.err != nil }
 
 func (r *rollouts) any() bool {
 	r.mu.Lock()
@@ -92,24 +96,55 @@ func (r *rollouts) ids() []string {
 func (r *rollouts) add(j *rolloutJob) (existing *rolloutJob, err *dbus.Error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if existing := r.byID[j.id]; existing != nil {
+	existing = r.byID[j.id]
+	if existing != nil && !existing.void() {
 		return existing, nil
+	}
+	if r.closed {
+		return nil, fail(ErrorInterrupted, "request %q: the service ends: ask again", j.id)
 	}
 	if r.active >= maxRollouts && !j.resumed {
 		return nil, fail(ErrorLimitsExceeded, "%d rollouts are under way, which is all that there may be: wait for one", r.active)
 	}
+	if existing != nil {
+		r.finished = slices.DeleteFunc(r.finished, func(id string) bool { return id == j.id })
+	}
 	r.byID[j.id] = j
 	r.active++
+	r.running.Add(1)
 	return nil, nil
 }
 
-// end keeps a job that is over, unless nothing was started: its id may be used again.
-func (r *rollouts) end(j *rolloutJob, report upgrade.Report, err error) {
+// promise says that the caller goes with the id alone.
+func (r *rollouts) promise(j *rolloutJob) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	j.promised = true
+}
+
+// close has nothing begin any more, and returns a channel that is closed when all has ended.
+func (r *rollouts) close() <-chan struct{} {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		r.running.Wait()
+		close(ended)
+	}()
+	return ended
+}
+
+// end keeps a job that is over, unless nothing was started and its caller hears that: its id may be used
+// again. It says whether the job was kept.
+func (r *rollouts) end(j *rolloutJob, report upgrade.Report, err error) (kept bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.running.Done()
 	j.report, j.err = report, err
 	r.active--
-	if err != nil {
+	kept = err == nil || j.promised
+	if !kept {
 		delete(r.byID, j.id)
 	} else if r.finished = append(r.finished, j.id); len(r.finished) > maxFinished {
 		delete(r.byID, r.finished[0])
@@ -117,12 +152,13 @@ func (r *rollouts) end(j *rolloutJob, report upgrade.Report, err error) {
 	}
 	close(j.done)
 	j.accept()
+	return kept
 }
 
 // launch runs a job that was added.
 func (s *server) launch(j *rolloutJob, request upgrade.Request) {
 	s.idle.begin()
-	s.running.Go(func() {
+	go func() {
 		defer s.idle.end()
 		run := s.Upgrader.Rollout
 		if j.action == rollback {
@@ -136,14 +172,18 @@ func (s *server) launch(j *rolloutJob, request upgrade.Request) {
 			s.progress(event)
 		})
 		s.finish(j, report, err)
-	})
+	}()
 }
 
 func (s *server) finish(j *rolloutJob, report upgrade.Report, err error) {
-	s.rollouts.end(j, report, err)
-	if err != nil {
+	kept := s.rollouts.end(j, report, err)
+	switch {
+	case err != nil:
 		s.Logger.Info("not started", "action", j.action, "id", j.id, "by", j.by, "error", err)
-	} else {
+		if kept {
+			s.emit(Interface+".Done", j.id, string(upgrade.Failed), printable(err.Error(), maxText))
+		}
+	default:
 		s.Logger.Info("ended", "action", j.action, "id", j.id, "by", j.by, "outcome", report.Outcome, "reason", report.Reason)
 		if report.Outcome != upgrade.Interrupted { // that is no end
 			s.emit(Interface+".Done", j.id, string(report.Outcome), printable(report.Reason, maxText))
@@ -168,36 +208,30 @@ func (s *server) progress(event upgrade.Event) {
 // resume goes on with what another process has left. What it is shows with its first event.
 func (s *server) resume() {
 	s.idle.begin()
-	s.running.Go(func() {
+	s.resuming.Go(func() {
 		defer s.idle.end()
-		reports, err := s.Upgrader.Resume(s.work, func(event upgrade.Event) {
-			if s.rollouts.find(event.ID) == nil {
-				s.adopt(event.ID)
+		_, err := s.Upgrader.Resume(s.work, func(event upgrade.Event) {
+			j := s.rollouts.find(event.ID)
+			if j == nil {
+				j = s.adopt(event.ID)
 			}
 			s.progress(event)
+			if event.Report != nil && j != nil && !j.ended() {
+				s.finish(j, *event.Report, nil) // there may be others to resume
+			}
 		})
 		if err != nil {
 			s.Logger.Error("resume", "error", err)
 		}
-		for _, report := range reports {
-			j := s.rollouts.find(report.ID)
-			if j == nil {
-				j = s.adopt(report.ID)
-			}
-			if j != nil && j.resumed && !j.ended() {
-				s.finish(j, report, nil)
-			}
-		}
-		// What could not be resumed has no report.
 		for _, id := range s.rollouts.ids() {
 			if j := s.rollouts.find(id); j != nil && j.resumed && !j.ended() {
-				s.finish(j, upgrade.Report{}, errors.New("it could not be resumed"))
+				s.finish(j, upgrade.Report{ID: id, Outcome: upgrade.Interrupted, Reason: "it could not be resumed"}, nil)
 			}
 		}
 	})
 }
 
-// adopt makes a job of what is resumed. It is nil if another process of ours has the id.
+// adopt makes a job of what is resumed. It is nil if the same id was asked for meanwhile.
 func (s *server) adopt(id string) *rolloutJob {
 	found, err := s.Upgrader.Find(s.work, id)
 	if err != nil {
@@ -206,7 +240,7 @@ func (s *server) adopt(id string) *rolloutJob {
 	j := newJob(id, found.Report.Action, found.Request.By, found.Request)
 	j.resumed = true
 	j.accept()
-	if existing, _ := s.rollouts.add(j); existing != nil {
+	if existing, fault := s.rollouts.add(j); existing != nil || fault != nil {
 		return nil
 	}
 	s.Logger.Info("resumed", "action", j.action, "id", id, "by", j.by)
@@ -217,16 +251,12 @@ func (s *server) adopt(id string) *rolloutJob {
 // interrupt ends what is under way; it is left for the next time.
 func (s *server) interrupt() {
 	s.stopWork(errEnds)
-	ended := make(chan struct{})
-	go func() {
-		s.running.Wait()
-		close(ended)
-	}()
-	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
-	defer cancel()
+	s.resuming.Wait()
+	timeout := time.NewTimer(endTimeout)
+	defer timeout.Stop()
 	select {
-	case <-ended:
-	case <-ctx.Done():
+	case <-s.rollouts.close():
+	case <-timeout.C:
 		s.Logger.Warn("what is under way does not end", "ids", s.rollouts.ids())
 	}
 }

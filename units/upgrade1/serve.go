@@ -37,6 +37,8 @@ type Options struct {
 	// Logger gets what happens. Default: nothing.
 	Logger *slog.Logger
 
+	// acceptTimeout bounds the wait of a call for the checks.
+	acceptTimeout time.Duration
 	// userOf says who a sender is instead of the bus: tests are one user.
 	userOf func(sender string) (uint32, error)
 }
@@ -48,6 +50,9 @@ func (o Options) withDefaults() Options {
 	if o.Notifier == nil {
 		o.Notifier = new(notify.Notifier)
 	}
+	if o.acceptTimeout <= 0 {
+		o.acceptTimeout = acceptTimeout
+	}
 	if o.Patience <= 0 {
 		o.Patience = defaultPatience
 	}
@@ -58,6 +63,8 @@ const (
 	defaultPatience = 30 * time.Second
 	reconnectPause  = 50 * time.Millisecond
 	maxReconnect    = time.Second
+	// acceptTimeout: a caller has the id before it loses its patience, which is 25 s with sd-bus.
+	acceptTimeout = 15 * time.Second
 	// endTimeout bounds the wait for what was interrupted, lastAnswers that for the answers to
 	// who waits for it.
 	endTimeout  = 20 * time.Second
@@ -120,13 +127,13 @@ var (
 
 // run returns why it no longer serves: errIdle, the connection is lost, or ctx has ended.
 func (s *server) run(ctx context.Context, current *session) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		left, changed := s.idle.left()
-		var timer <-chan time.Time
+		timer.Stop()
 		if left >= 0 {
-			t := time.NewTimer(left)
-			defer t.Stop()
-			timer = t.C
+			timer.Reset(left)
 		}
 		select {
 		case <-ctx.Done():
@@ -136,7 +143,7 @@ func (s *server) run(ctx context.Context, current *session) error {
 		case <-current.lost:
 			return fmt.Errorf("the name %s was taken away", Name)
 		case <-changed:
-		case <-timer:
+		case <-timer.C:
 			if left, _ := s.idle.left(); left == 0 {
 				return errIdle
 			}

@@ -168,6 +168,27 @@ func TestIdempotent(t *testing.T) {
 	s.next()
 }
 
+// Checks that take long do not hold up the caller, who hears of what they find.
+func TestSlowChecks(t *testing.T) {
+	u := newDouble("myapp.service")
+	u.checks = make(chan struct{})
+	u.fails["myapp.service"] = errors.New("not today")
+	s := serve(t, startDaemon(t), u, func(o *Options) { o.acceptTimeout = 10 * time.Millisecond })
+	c := s.client(0)
+	ask := []any{"myapp.service", "", 1.0, variants("request-id", "deploy-7")}
+	id := c.text("Rollout", ask...)
+	close(u.checks)
+	done := c.wait(Interface+".Done", func([]any) bool { return true })
+	if want := []any{id, "failed", "not today"}; !reflect.DeepEqual(done, want) {
+		t.Errorf("Done: got %q, want %q", done, want)
+	}
+	c.wantError(ErrorFailed, "not today", "Wait", id)
+	// It was not started, so it can be.
+	u.failWith("myapp.service", nil)
+	c.text("Rollout", ask...)
+	s.next()
+}
+
 // A rollout belongs to the service.
 func TestCallerLeaves(t *testing.T) {
 	s := serve(t, startDaemon(t), newDouble("myapp.service"), nil)
@@ -276,9 +297,11 @@ func TestNameIsTaken(t *testing.T) {
 
 // What is interrupted is no end; the next service resumes it.
 func TestResume(t *testing.T) {
-	s := serve(t, startDaemon(t), newDouble("myapp.service"), nil)
+	s := serve(t, startDaemon(t), newDouble("myapp.service", "other.service"), nil)
 	c := s.client(0)
 	id := c.text("Rollout", "myapp.service", "", 1.0, variants())
+	s.next()
+	second := c.text("Rollout", "other.service", "", 1.0, variants())
 	s.next()
 	waiting := c.conn.Object(Name, Path).Go(Interface+".Wait", 0, nil, id)
 	c.text("Status", "myapp.service") // so Wait was read
@@ -288,7 +311,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("Wait: got %v, want %s", answer.Err, ErrorInterrupted)
 	}
 	wantEnd(t, s, "")
-	s.left = []string{id}
+	s.left = []string{id, second}
 	s = serve(t, s.daemon, s.double, func(o *Options) { o.Idle = 50 * time.Millisecond })
 	if r := s.next(); r.ID != id {
 		t.Errorf("resumed %+v", r)
@@ -308,6 +331,12 @@ func TestResume(t *testing.T) {
 	if err := (<-waiting.Done).Store(&text); err != nil || !strings.Contains(text, `"outcome":"done"`) {
 		t.Errorf("Wait: %s (%v)", text, err)
 	}
+	// One after the other, and each has its own end.
+	if r := s.next(); r.ID != second {
+		t.Errorf("resumed %+v", r)
+	}
+	s.end <- upgrade.Done
+	c.wait(Interface+".Done", func(body []any) bool { return body[0] == second && body[1] == "done" })
 	wantEnd(t, s, "")
 }
 

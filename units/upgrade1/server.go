@@ -21,7 +21,7 @@ type server struct {
 	// work is the context of what is under way, calls that of the calls.
 	work     context.Context
 	stopWork context.CancelCauseFunc
-	running  sync.WaitGroup
+	resuming sync.WaitGroup
 
 	mu      sync.Mutex
 	current *session
