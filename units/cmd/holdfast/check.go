@@ -34,16 +34,17 @@ A service that upgrades with Holdfast is judged by what its mode needs. Of other
 it says what a reload and a restart do to their clients, and never an error.
 
 Options:
-      --files            judge the files alone, and do not ask systemd
-      --root=DIR         those below DIR
-      --systemd=VERSION  the version of systemd that is to run the units, with files;
-                         default: the newest that is known
-      --mode=MODE        the service is one of Holdfast of this mode: overlap, in-place
-                         or restart; default: what it says itself, or its unit
+      --files               judge the files alone, and do not ask systemd
+      --root=DIR            those below DIR
+      --systemd=VERSION     the version of systemd that is to run the units, where
+                            files are judged; default: the newest that is known
+      --mode=MODE           the service is one of Holdfast of this mode: overlap,
+                            in-place or restart; default: what it says itself, or
+                            its unit
       --drain-timeout=TIME  how long a stop may take to answer what is in flight (30s)
-      --user             units of the service manager of a user
-      --json=MODE        print the reports as JSON: short, pretty or off
-  -h, --help             show this help
+      --user                units of the service manager of a user
+      --json=MODE           print the reports as JSON: short, pretty or off
+  -h, --help                show this help
 
 A unit with an error is not fit: exit code 6. Warnings and notes leave it at 0.
 

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,8 +17,6 @@ import (
 	"github.com/holdfast-go/holdfast/units/bus"
 	"github.com/holdfast-go/holdfast/units/check"
 )
-
-var updateCheck = flag.Bool("update-check", false, "write the golden files of holdfast check")
 
 // writeChecked writes the units of myapp with one line changed to another.
 func writeChecked(t *testing.T, from, to string) string {
@@ -107,33 +104,9 @@ func TestCheckLooks(t *testing.T) {
 		},
 	}
 	other := &check.Report{Unit: "nginx.service", Systemd: 252, Findings: []check.Finding{}}
-	var b strings.Builder
-	for _, c := range []struct {
-		name string
-		term.Terminal
-	}{
-		{"pipe", term.Terminal{}},
-		{"80 columns, colour", term.Terminal{Width: 80, Height: 24, Color: true, Redraw: true}},
-		{"80 columns, NO_COLOR", term.Terminal{Width: 80, Height: 24, Redraw: true}},
-		{"40 columns, ASCII", term.Terminal{Width: 40, Height: 24, ASCII: true}},
-	} {
-		b.WriteString("== " + c.name + "\n" + checkText(c.Terminal, r) + checkText(c.Terminal, other))
-	}
-	got := strings.ReplaceAll(b.String(), "\x1b[", "ESC[")
+	got := strings.ReplaceAll(onScreens(func(t term.Terminal) string { return checkText(t, r) + checkText(t, other) }), "\x1b[", "ESC[")
 	if strings.ContainsAny(got, "\x1b\x07") {
 		t.Error("text of a file reaches the terminal as it is")
 	}
-	const file = "testdata/check.golden"
-	if *updateCheck {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
+	golden(t, "check.golden", got)
 }

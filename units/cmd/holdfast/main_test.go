@@ -81,7 +81,7 @@ func TestHelpHasEveryFlag(t *testing.T) {
 		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user soft-reboot " +
 			"launcher check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +
 			"unit-line service-line socket-line output-dir force",
-		"rollback":   "socket user reason timeout quiet json",
+		"check":      "files root systemd mode drain-timeout user json",
 		"versions":   "unit socket user timeout name keep quiet json",
 		"launch":     "state",
 		"retry":      "state",
