@@ -33,12 +33,28 @@ const (
 //
 // Every method ends at the latest with its context; the error then wraps the
 // context's cause. Otherwise errors are [*NotRunningError], [*PermissionError],
-// [*VersionError], [*UnsupportedError], [*ProtocolError] or [*BrokenError].
-type Client struct{ socket string }
+// [*VersionError], [*UnsupportedError], [*ProtocolError] or [*BrokenError]; with
+// [NewClientOf] also [*OwnerError].
+type Client struct {
+	socket string
+	// uid is whose the socket must be; nil is anybody's.
+	uid *uint32
+}
 
 // NewClient returns a client of the control socket at socketPath. It does not
 // connect yet.
-func NewClient(socketPath string) *Client { return &Client{socketPath} }
+func NewClient(socketPath string) *Client { return &Client{socket: socketPath} }
+
+// NewClientOf is NewClient for a caller with more rights than the service, which runs
+// as the user uid. The path is in a directory that the service may write to, so it could
+// lead to the socket of another one, which obeys root. What listens there as another
+// user is not spoken to: the error is an [*OwnerError].
+func NewClientOf(socketPath string, uid uint32) *Client {
+	return &Client{socket: socketPath, uid: &uid}
+}
+
+// Dial connects as each call does. The caller closes the connection.
+func (c *Client) Dial(ctx context.Context) (net.Conn, error) { return c.connect(ctx) }
 
 // Status asks for the status of the service.
 func (c *Client) Status(ctx context.Context) (Status, error) {
@@ -232,6 +248,10 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 	}
 	switch {
 	case err == nil:
+		if err := c.checkOwner(conn); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
 		return conn, nil
 	case ctx.Err() != nil:
 		return nil, c.ended(ctx)
@@ -242,6 +262,22 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 	default:
 		return nil, fmt.Errorf("connect to control socket %q: %w", c.socket, syscallError(err))
 	}
+}
+
+// checkOwner says whether the socket is the service's. The kernel tells who has begun
+// to listen there (SO_PEERCRED, unix(7)): maybe an older generation, as the same user.
+func (c *Client) checkOwner(conn net.Conn) error {
+	if c.uid == nil {
+		return nil
+	}
+	cred, err := peerCredentials(conn.(*net.UnixConn))
+	if err != nil {
+		return fmt.Errorf("control socket %q: %w", c.socket, err)
+	}
+	if cred.Uid != *c.uid {
+		return &OwnerError{c.socket, cred.Uid, *c.uid}
+	}
+	return nil
 }
 
 // exchange writes the request and reads the head of the answer.

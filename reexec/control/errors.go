@@ -35,6 +35,17 @@ func (e *PermissionError) Error() string {
 
 func (e *PermissionError) Unwrap() error { return e.Err }
 
+// OwnerError says that another user than that of the service listens on the control
+// socket. Nothing was sent there.
+type OwnerError struct {
+	Socket    string
+	UID, Want uint32
+}
+
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("control socket %q: uid %d listens there, and the service runs as uid %d: its path leads to the socket of another service", e.Socket, e.UID, e.Want)
+}
+
 // VersionError says that the service does not speak protocol [Version].
 type VersionError struct {
 	Socket   string

@@ -238,7 +238,8 @@ func answerRefused(conn *net.UnixConn, reason string) {
 	_, _ = io.Copy(io.Discard, conn)
 }
 
-// peerCredentials are those of the process that called connect(2).
+// peerCredentials are those of the process that called connect(2), or for the one that
+// did, of the process that called listen(2).
 func peerCredentials(conn *net.UnixConn) (*syscall.Ucred, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

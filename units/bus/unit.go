@@ -54,6 +54,8 @@ type Service struct {
 	NRestarts              int       `json:"n_restarts"`
 	FileDescriptorStoreMax int       `json:"fd_store_max"`
 	NFileDescriptorStore   int       `json:"n_fd_store"`
+	// UID is the user as which it runs, also a dynamic one: 0 without User=.
+	UID uint32 `json:"uid"`
 	// RuntimeDirectory and StateDirectory are below /run and /var/lib.
 	RuntimeDirectory []string `json:"runtime_directory,omitempty"`
 	StateDirectory   []string `json:"state_directory,omitempty"`
@@ -109,6 +111,10 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		FileDescriptorStoreMax: int(get[uint32](p, "FileDescriptorStoreMax")), NFileDescriptorStore: int(get[uint32](p, "NFileDescriptorStore")),
 		RuntimeDirectory: get[[]string](p, "RuntimeDirectory"), StateDirectory: get[[]string](p, "StateDirectory"),
 		ControlGroup: get[string](p, "ControlGroup"), TimeoutStart: span(get[uint64](p, "TimeoutStartUSec")),
+	}
+	// systemd says of root what it says of none.
+	if uid := get[uint32](p, "UID"); uid != math.MaxUint32 {
+		u.UID = uid
 	}
 	return u, nil
 }
