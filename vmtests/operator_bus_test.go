@@ -163,3 +163,38 @@ func TestOperatorUserManager(t *testing.T) {
 		}
 	})
 }
+
+// The helper has the rights of root, and the path of a control socket is the service's to
+// change: one that leads to another service is not followed.
+func TestOperatorForeignSocket(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v vmtests.Version) {
+		m := startOperated(t, v, brisk)
+		files, err := units.Render(units.Options{
+			Name: "other", Exec: myappPath, Args: []string{"-probation=1s"}, Systemd: int(v),
+			Sockets: []units.Socket{{Name: "http", Address: "127.0.0.1:8081"}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if err := m.WriteFile(m.ctx, "/etc/systemd/system/"+f.Name, []byte(f.Content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.systemctl("daemon-reload")
+		m.systemctl("start", "other.socket", "other.service")
+		m.put(v2)
+		m.help("rollout", request("mine")).reports(upgrade.Done)
+		other, err := m.MainPID(m.ctx, "other.service")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.run("ln", "-sf", "/run/other/control.sock", "/run/myapp/control.sock")
+		for _, verb := range []string{"rollout", "rollback"} {
+			m.help(verb, request(verb)).refuses("*upgrade.PreconditionError", "its path leads to the socket of another service")
+		}
+		if now, err := m.MainPID(m.ctx, "other.service"); err != nil || now != other {
+			t.Errorf("MainPID of the other service is %d, was %d (%v)", now, other, err)
+		}
+	})
+}

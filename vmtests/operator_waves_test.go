@@ -69,10 +69,10 @@ func TestOperatorWaves(t *testing.T) {
 		r.Waves = upgrade.Waves{Size: 3, Pause: time.Second}
 		r.Timeout = 2 * time.Minute // all at once, on a small machine
 
-		// It does in its probation, and as long as it is asked, and its pages are not there.
-		m.put(build{version: "3.0.0"})
+		// It is well in its probation, and not any more in the soak.
+		m.put(build{version: "3.0.0", damage: "ill-in-probation", after: "6s"})
 		bad := *r
-		bad.ID, bad.Gates.HealthURL = "bad", "unix:/run/myapp@%i/control.sock:/v1/nosuch"
+		bad.ID, bad.Gates.Soak = "bad", 20*time.Second
 		report := m.help("rollout", &bad).reports(upgrade.RolledBack)
 		if !strings.Contains(report.Reason, "wave 1 has failed: myapp@1.service") || len(report.Units) != fleet {
 			t.Errorf("reason %q, %d units", report.Reason, len(report.Units))

@@ -51,6 +51,7 @@ type record struct {
 type step struct {
 	Phase  string `json:"phase"`
 	Socket string `json:"socket"`
+	UID    uint32 `json:"uid"` // whose it is
 	// Before is what served before the reload, After what is watched.
 	Before *mark `json:"before,omitempty"`
 	After  *mark `json:"after,omitempty"`

@@ -80,7 +80,7 @@ func (u *Upgrader) check(ctx context.Context, action, name string) (found, error
 	if f.socket, err = u.controlSocket(unit); err != nil {
 		return f, err
 	}
-	f.status, err = u.dial(f.socket).status(ctx)
+	f.status, err = u.dial(f.socket, unit.UID).status(ctx)
 	if err != nil {
 		return f, u.controlError(ctx, name, err)
 	}
@@ -104,6 +104,7 @@ func (u *Upgrader) controlError(ctx context.Context, name string, err error) err
 	}
 	var (
 		permission *control.PermissionError
+		foreign    *control.OwnerError
 		notRunning *control.NotRunningError
 		version    *control.VersionError
 		protocol   *control.ProtocolError
@@ -113,7 +114,7 @@ func (u *Upgrader) controlError(ctx context.Context, name string, err error) err
 		return &PermissionError{Op: "use the control socket of", Unit: name, Err: err}
 	case errors.As(err, &notRunning):
 		return &PreconditionError{Unit: name, What: fmt.Sprintf("nobody serves its control socket %s", notRunning.Socket), Hint: "holdfast check " + name, Err: err, Unfit: true}
-	case errors.As(err, &version), errors.As(err, &protocol):
+	case errors.As(err, &version), errors.As(err, &protocol), errors.As(err, &foreign):
 		return &PreconditionError{Unit: name, What: err.Error(), Hint: "holdfast check " + name, Err: err, Unfit: true}
 	default:
 		return &PreconditionError{Unit: name, What: "it does not answer on its control socket: " + err.Error(), Hint: "holdfast status " + name, Err: err}

@@ -55,7 +55,14 @@ func (u *Upgrader) controlSocket(unit bus.Unit) (string, error) {
 	return first, nil
 }
 
-func newService(socket string) *service { return &service{socket, control.NewClient(socket)} }
+// newService speaks to a service that runs as the user uid. A user's own manager runs
+// all as that user, who has no more rights than they have.
+func (u *Upgrader) newService(socket string, uid uint32) *service {
+	if u.options.User {
+		return &service{socket, control.NewClient(socket)}
+	}
+	return &service{socket, control.NewClientOf(socket, uid)}
+}
 
 func (s *service) status(ctx context.Context) (control.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -65,18 +72,25 @@ func (s *service) status(ctx context.Context) (control.Status, error) {
 
 // get asks for a page outside of the control protocol, on the same socket.
 func (s *service) get(ctx context.Context, path string) (code int, body []byte, err error) {
-	return fetch(ctx, target{s.socket, "http://control" + path})
+	return fetchBy(ctx, target{s.socket, "http://control" + path}, s.client.Dial)
 }
 
-// fetch gets a page. It follows no redirect: another page is not the one that was asked for.
+// fetch gets a page.
 func fetch(ctx context.Context, t target) (code int, body []byte, err error) {
+	if t.socket == "" {
+		return fetchBy(ctx, t, nil)
+	}
+	return fetchBy(ctx, t, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", t.socket) })
+}
+
+// fetchBy gets a page by a connection that dial makes, unless that is nil. It follows no
+// redirect: another page is not the one that was asked for.
+func fetchBy(ctx context.Context, t target, dial func(context.Context) (net.Conn, error)) (code int, body []byte, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, fmt.Errorf("no answer within %v", askTimeout))
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true}
-	if t.socket != "" {
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", t.socket)
-		}
+	if dial != nil {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
 	}
 	client := http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)

@@ -28,7 +28,7 @@ type failure struct {
 
 // soak watches a new version until its time is over, or a gate has failed.
 func (r *rollout) soak(s *step) {
-	client, gates := r.dial(s.Socket), r.rec.Request.Gates
+	client, gates := r.dial(s.Socket, s.UID), r.rec.Request.Gates
 	if gates.Requests != "" && s.Baseline == nil {
 		// If it cannot be read, the gate says so, and the next look tries again.
 		if now, err := r.counts(s, client); err == nil {

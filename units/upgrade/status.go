@@ -55,7 +55,7 @@ func (u *Upgrader) Status(ctx context.Context, unit string) (UnitStatus, error) 
 	}
 	if s.Socket, err = u.controlSocket(s.Unit); err == nil {
 		var st control.Status
-		if st, err = u.dial(s.Socket).status(ctx); err == nil {
+		if st, err = u.dial(s.Socket, s.Unit.UID).status(ctx); err == nil {
 			s.Service = &st
 		}
 	}

@@ -102,7 +102,7 @@ func (r *rollout) checkUnit(s *step) {
 		return
 	}
 	r.save(func() {
-		s.Socket, s.Before = f.socket, f.mark()
+		s.Socket, s.UID, s.Before = f.socket, f.unit.UID, f.mark()
 		s.Report.From, s.Report.To = versionOf(f.status), versionOf(f.status)
 		if r.rec.Report.Action == "rollback" {
 			s.After = s.Before
@@ -121,7 +121,7 @@ func (r *rollout) reload(s *step, maybe bool) {
 		ctx, cancel = context.WithTimeoutCause(r.ctx, limit, fmt.Errorf("the reload takes longer than %v", limit))
 	}
 	defer cancel()
-	f := &follower{rollout: r, step: s, ctx: ctx, client: r.dial(s.Socket)}
+	f := &follower{rollout: r, step: s, ctx: ctx, client: r.dial(s.Socket, s.UID)}
 	if maybe {
 		if v := f.settle(0); v.known {
 			r.decided(s, v)
@@ -358,7 +358,7 @@ func (r *rollout) why(s *step) string {
 
 // rollback has the service go back to the version before.
 func (r *rollout) rollback(s *step) {
-	client := r.dial(s.Socket)
+	client := r.dial(s.Socket, s.UID)
 	st, ok := r.answering(s, client)
 	if !ok {
 		return

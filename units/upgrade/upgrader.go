@@ -44,7 +44,7 @@ type Upgrader struct {
 	journal journal
 	manager manager
 	// dial returns the control socket of a service; a test has another.
-	dial  func(socket string) controller
+	dial  func(socket string, uid uint32) controller
 	close func() error
 }
 
@@ -96,9 +96,9 @@ func New(options Options) (*Upgrader, error) {
 	}
 	u := &Upgrader{
 		options: options, journal: journal{options.Directory},
-		dial:  func(socket string) controller { return newService(socket) },
 		close: func() error { return nil },
 	}
+	u.dial = func(socket string, uid uint32) controller { return u.newService(socket, uid) }
 	conn := options.Bus
 	if conn == nil {
 		var err error
@@ -322,7 +322,7 @@ func (u *Upgrader) newRecord(action string, request Request, names []string, fou
 	}
 	add := func(name string, wave int) *step {
 		f := founds[name]
-		s := &step{Phase: phasePlanned, Socket: f.socket, Since: now, Report: UnitReport{Unit: name, Wave: wave, From: versionOf(f.status), To: versionOf(f.status)}}
+		s := &step{Phase: phasePlanned, Socket: f.socket, UID: f.unit.UID, Since: now, Report: UnitReport{Unit: name, Wave: wave, From: versionOf(f.status), To: versionOf(f.status)}}
 		rec.Steps[name] = s
 		return s
 	}

@@ -80,7 +80,9 @@ func (w *world) helper(ctx context.Context) (context.Context, *Upgrader) {
 	h := handle{w, w.life}
 	return ctx, &Upgrader{
 		options: Options{Directory: w.dir, Logger: slog.New(slog.DiscardHandler)}, journal: journal{w.dir}, manager: h,
-		dial:  func(socket string) controller { return line{h, filepath.Base(filepath.Dir(socket)) + ".service"} },
+		dial: func(socket string, _ uint32) controller {
+			return line{h, filepath.Base(filepath.Dir(socket)) + ".service"}
+		},
 		close: func() error { return nil },
 	}
 }
