@@ -215,7 +215,9 @@ func (s *Service) Upgrade(ctx context.Context) (control.Verdict, error) {
 // not do well. With the launcher its record has that version start next, until a
 // newer file is installed; without it a restart starts what Options.Executable names.
 //
-// The reason is for people. While an upgrade is under way the answer is busy.
+// The reason is for people. In the probation of an upgrade a rollback undoes that, and
+// this version is the one before. While another attempt is under way otherwise, the
+// answer is busy.
 func (s *Service) Rollback(ctx context.Context, reason string) (control.Verdict, error) {
 	return s.attempt(ctx, request{back: &rollback{reason: reason}})
 }

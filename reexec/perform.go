@@ -724,6 +724,12 @@ func (r *runner) successorOver(o control.Outcome) {
 func (s *Service) answerAll(v control.Verdict) {
 	r := &s.run
 	for _, req := range r.requests {
+		if req.back != nil && !v.Rollback && v.Outcome == control.RolledBack {
+			// What is bad news for who wanted the upgrade is what this one wanted.
+			self := s.self()
+			s.answer(req, control.Verdict{Outcome: control.Upgraded, Rollback: true, From: *v.To, To: &self, Started: v.Started, Phases: v.Phases})
+			continue
+		}
 		s.answer(req, v)
 	}
 	for _, req := range r.held {

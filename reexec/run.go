@@ -298,7 +298,11 @@ func (s *Service) handle(e event) {
 		s.announceState()
 		return
 	case machine.Upgrade:
-		if !s.admit(e.request) {
+		switch {
+		case s.undoes(e.request):
+			r.requests = append(r.requests, *e.request)
+			e = event{kind: machine.Ill, attempt: r.attempt, reason: e.request.back.text()}
+		case !s.admit(e.request):
 			return
 		}
 	case machine.Orphaned:
@@ -318,6 +322,12 @@ func (s *Service) handle(e event) {
 		}
 	}
 	s.step(e)
+}
+
+// undoes says whether a request is to roll back what is on trial: main is the version
+// before, and goes on.
+func (s *Service) undoes(req *request) bool {
+	return req.back != nil && s.state == machine.Probation && s.run.back == nil
 }
 
 // admit decides whether a request for an upgrade reaches the table, and keeps

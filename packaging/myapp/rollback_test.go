@@ -275,43 +275,64 @@ func rewrite(t *testing.T, path string, content []byte) {
 	}
 }
 
-// One attempt at a time, whichever it is: who comes second is told so when the first
-// is over.
-func TestRollbackDuringAnUpgrade(t *testing.T) {
+// In the probation of an upgrade the version before is main already: a rollback undoes
+// what is on trial.
+func TestRollbackInProbation(t *testing.T) {
 	t.Parallel()
 	o := onStandIn(t, reexectest.DefaultSystemd)
-	o.Files["myapp.service.d/zz.conf"] = dropIn("-probation=1s -beat=100ms")["myapp.service.d/test.conf"]
+	o.Files["myapp.service.d/zz.conf"] = dropIn("-probation=1h -beat=100ms")["myapp.service.d/test.conf"]
 	r := startRolling(t, o)
-	r.good("1")
-	r.upgrade("2")
-	r.install(reexectest.Version("3"))
+	r.install(reexectest.Version("2"))
 	reload := make(chan error, 1)
 	go func() { reload <- r.u.Reload(t.Context()) }()
 	if err := r.u.WaitFor(t.Context(), reexectest.StatusText("probation: ")); err != nil {
 		t.Fatal(err)
 	}
-	r.mustBeBusy()
+	v := r.rollBack(control.Upgraded, "")
+	if v.From.Version != "2" || v.To == nil || v.To.Version != "1" || v.To.PID != r.u.MainPID() {
+		t.Errorf("from %+v to %+v", v.From, v.To)
+	}
+	if err := <-reload; err == nil {
+		t.Error("the reload succeeded")
+	}
+	st := r.mustRun("1", 1, "")
+	if st.Last == nil || st.Last.Outcome != control.RolledBack || st.Last.Rollback || st.Last.Reason != "rolled back by the operator: orders are lost" {
+		t.Errorf("the upgrade ended with %+v", st.Last)
+	}
+	if g := st.LastGood; g == nil || len(g.Failed) != 1 || g.Failed[0].Version != "2" {
+		t.Errorf("%+v", g)
+	}
+	r.rollBack(control.Refused, "no version before 1 has proven itself")
+}
+
+// One attempt at a time, whichever it is: who comes second is told so when the first
+// is over.
+func TestRollbackDuringAnUpgrade(t *testing.T) {
+	t.Parallel()
+	r := startRolling(t, onStandIn(t, reexectest.DefaultSystemd))
+	r.good("1")
+	r.upgrade("2")
+	r.install(reexectest.Version("3").Slow(time.Second))
+	reload := make(chan error, 1)
+	go func() { reload <- r.u.Reload(t.Context()) }()
+	if err := r.u.WaitFor(t.Context(), reexectest.StatusText("starting: ")); err != nil {
+		t.Fatal(err)
+	}
+	if v := r.rollBack(control.Busy, "another upgrade was under way; it ended: upgraded"); v.To != nil {
+		t.Errorf("%+v", v)
+	}
 	if err := <-reload; err != nil {
 		t.Fatal(err)
 	}
 	r.mustRun("3", 3, "2")
 	r.good("3")
-	// Two rollbacks at once are one.
+}
+
+// Two rollbacks at once are one, in each of its phases.
+func TestTwoRollbacks(t *testing.T) {
+	t.Parallel()
+	r, first := inProbation(t)
 	second := make(chan control.Verdict, 1)
-	first := make(chan control.Verdict, 1)
-	began := make(chan struct{})
-	go func() {
-		v, err := r.client.Rollback(t.Context(), "", func(st control.Status) {
-			if st.State == "starting" {
-				close(began)
-			}
-		})
-		if err != nil {
-			t.Error(err)
-		}
-		first <- v
-	}()
-	<-began
 	go func() {
 		v, err := r.client.Rollback(t.Context(), "", nil)
 		if err != nil {
@@ -319,19 +340,20 @@ func TestRollbackDuringAnUpgrade(t *testing.T) {
 		}
 		second <- v
 	}()
-	if a, b := <-first, <-second; a.Outcome != control.Upgraded || b.Outcome != control.Busy || !strings.Contains(b.Reason, "another upgrade was under way") {
+	// It is held by then.
+	if _, err := r.u.WaitForJournal(t.Context(), "request for an upgrade is held"); err != nil {
+		t.Fatal(err)
+	}
+	st := r.status()
+	if err := r.u.Signal(st.Successor.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := <-first, <-second; a.Outcome != control.RolledBack || !a.Rollback || b.Outcome != control.Busy || !strings.Contains(b.Reason, "it ended: rolled back") {
 		t.Errorf("two rollbacks at once ended with %+v and %+v", a, b)
 	}
-	r.mustRun("2", 4, "3")
-}
-
-func (r *rolling) mustBeBusy() {
-	r.Helper()
-	ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
-	defer cancel()
-	v, err := r.client.Rollback(ctx, "", nil)
-	if err != nil || v.Outcome != control.Busy {
-		r.Fatalf("%+v, %v", v, err)
+	st = r.mustRun("2", 1, "1")
+	if g := st.LastGood; g.Version != "2" || len(g.Failed) != 1 || g.Failed[0].Version != "1" {
+		t.Errorf("%+v", g)
 	}
 }
 

@@ -218,7 +218,8 @@ type Status struct {
 	States []State `json:"states,omitempty"`
 	// LastGood is what starts next if the file of the service must not.
 	LastGood *LastGood `json:"last_good,omitempty"`
-	// Previous is what a rollback would start; nil if there is nothing.
+	// Previous is what a rollback would start; nil if there is nothing. In the
+	// probation of an upgrade a rollback undoes that instead.
 	Previous *Program `json:"previous,omitempty"`
 }
 
