@@ -30,6 +30,7 @@ test: ## run all tests; as root also those on real systemd 247, 252, 257 and 262
 ifeq ($(ROOT),yes)
 	@sh .ci/install
 	@sh vmtests/bench/install
+	@sh packaging/prometheus/install
 endif
 	$(GO) build $(RACE) ./...
 	$(GO) test -p 1 $(RACE) -timeout 20m -shuffle=on $$($(GO) list ./... | grep -v /vmtests)
