@@ -44,6 +44,13 @@
 //   - Only main speaks to systemd, so NotifyAccess=main is enough.
 //   - Once told to stop, a generation never accepts again.
 //
+// # What it shows
+//
+// The control socket, and [Service.Handler] for a port of the service's own, say
+// whether the service is alive and able to serve, where an upgrade is, and what was
+// counted; package metrics counts upgrades for Prometheus. [control.Status] has the
+// last verdicts, also those of earlier generations and processes.
+//
 // # Descriptors
 //
 // What Listen and ListenPacket return is the service's until it drains; then

@@ -166,8 +166,8 @@ func TestStatesOutliveTheService(t *testing.T) {
 		l.put("2.0")
 		l.systemctl("restart", ledgerUnit)
 		l.check("2.0", true) // what 1.1 has committed is newer than its own
-		if n, err := l.Prop(l.ctx, ledgerUnit, "NFileDescriptorStore"); err != nil || n != "3" {
-			t.Errorf("NFileDescriptorStore=%s, %v; want a frame of each format, and one of the count", n, err)
+		if n, err := l.Prop(l.ctx, ledgerUnit, "NFileDescriptorStore"); err != nil || n != "4" {
+			t.Errorf("NFileDescriptorStore=%s, %v; want a frame of each format, one of the count, and the history of upgrades", n, err)
 		}
 	})
 }
