@@ -66,6 +66,12 @@
 // kill -9 restores the last commit. A version finds its own last frame again
 // when it comes back after a newer one.
 //
+// # Configuration
+//
+// [Service.OnReload] registers what SIGHUP reads again, without another process.
+// Package reexec/config has a typed configuration for it, whose parts are rebuilt
+// when what they depend on has changed.
+//
 // # Without systemd
 //
 // Without NOTIFY_SOCKET nothing is announced, listeners are bound to the

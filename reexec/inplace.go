@@ -298,6 +298,11 @@ func (s *Service) endRequests() {
 		s.answer(req, control.Verdict{})
 	}
 	r.requests, r.held = nil, nil
+	for _, req := range r.reload.next {
+		// The next program reads it when it starts.
+		req.reply(control.Reload{Outcome: control.Busy, Started: time.Now(), Reason: "the next version is executed: ask that"})
+	}
+	r.reload.next = nil
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	r.control.end(ctx)

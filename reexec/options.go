@@ -69,11 +69,12 @@ type Options struct {
 	// that hangs counts as ill health. Nil: always healthy.
 	Health func(context.Context) error
 
-	CheckTimeout time.Duration // of the pre-check; default 10 s
-	StartTimeout time.Duration // from its start until a successor is ready; default 30 s
-	Probation    time.Duration // how long a successor is on trial; default 5 s
-	Beat         time.Duration // interval of a successor's beats; three missed mean hung, and probation ends on one; default 500 ms
-	DrainTimeout time.Duration // how long what is left may take; default 30 s
+	CheckTimeout  time.Duration // of the pre-check; default 10 s
+	StartTimeout  time.Duration // from its start until a successor is ready; default 30 s
+	Probation     time.Duration // how long a successor is on trial; default 5 s
+	Beat          time.Duration // interval of a successor's beats; three missed mean hung, and probation ends on one; default 500 ms
+	ReloadTimeout time.Duration // of a reload of the configuration; default 30 s
+	DrainTimeout  time.Duration // how long what is left may take; default 30 s
 
 	// MaxDraining is how many older generations may still drain when a new
 	// upgrade starts. Beyond it a request is answered with busy. Default 3.
@@ -115,6 +116,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"StartTimeout", &o.StartTimeout, 30 * time.Second},
 		{"Probation", &o.Probation, 5 * time.Second},
 		{"Beat", &o.Beat, 500 * time.Millisecond},
+		{"ReloadTimeout", &o.ReloadTimeout, 30 * time.Second},
 		{"DrainTimeout", &o.DrainTimeout, 30 * time.Second},
 	} {
 		if *d.value < 0 {

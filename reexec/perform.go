@@ -93,7 +93,7 @@ func (s *Service) perform(a machine.Action) {
 		s.states.forget(r.successor)
 		v := r.verdict
 		v.Outcome, v.To = control.Upgraded, &r.successor.process
-		s.sayDown(handover.KindPromote, handover.Promote{Verdict: &v, Signalled: r.early})
+		s.sayDown(handover.KindPromote, handover.Promote{Verdict: &v, Signalled: r.early, Reload: r.reload.heldSignal()})
 		r.announced, r.early = false, false // READY=1 was part of the message
 	case machine.TellUndo:
 		s.sayDown(handover.KindUndo, handover.Reason{Reason: r.reason})
@@ -519,6 +519,9 @@ func (s *Service) becomeMain() {
 			case <-s.done:
 			}
 		}()
+	}
+	if s.predecessor != nil && s.predecessor.reload && len(s.reloaders) > 0 && !r.reload.heldSignal() {
+		r.reload.next = append(r.reload.next, reloadRequest{}) // begins with the state
 	}
 	s.tickets.keep()
 	go makeRoom()

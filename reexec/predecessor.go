@@ -31,6 +31,8 @@ type predecessor struct {
 	hello   handover.Hello
 	// signalled says that a SIGUSR2 was kept for us.
 	signalled bool
+	// reload says that a SIGHUP was.
+	reload bool
 
 	version int           // of the protocol
 	answers *answers      // to the mover
@@ -339,7 +341,7 @@ func (p *predecessor) listen(tell report, adopt adopter, update updates, drained
 		case handover.KindPromote:
 			var promote handover.Promote
 			_ = f.Decode(&promote)
-			p.hello.Last, p.signalled = promote.Verdict, promote.Signalled
+			p.hello.Last, p.signalled, p.reload = promote.Verdict, promote.Signalled, promote.Reload
 			promoted = true
 			tell(machine.Promote, "")
 		case handover.KindUndo:

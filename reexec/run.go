@@ -28,13 +28,16 @@ const news = machine.Events + 1
 
 // event is what the runner's loop reads.
 type event struct {
-	kind    machine.Event
-	reason  string
-	attempt int      // of events about a successor; 0 for all others
-	request *request // of Upgrade
-	checked *checked // of Fit and Unfit
-	err     error    // of Failed and Drained
-	worker  bool     // of Failed: it is no failure once we drain
+	kind     machine.Event
+	reason   string
+	attempt  int             // of events about a successor; 0 for all others
+	request  *request        // of Upgrade
+	reload   *reloadRequest  // of reload; nil when its pause is over
+	reloaded control.Reload  // of reloaded
+	hung     <-chan struct{} // of reloaded: what it has left behind
+	checked  *checked        // of Fit and Unfit
+	err      error           // of Failed and Drained
+	worker   bool            // of Failed: it is no failure once we drain
 	// innocent says of Unfit and Died that the content of the file is not to
 	// blame.
 	innocent bool
@@ -101,6 +104,7 @@ type runner struct {
 	farewell    func() bool   // ends the timer of the drain's last words
 	err         error         // what Run returns
 	interrupts  int
+	reload      reloads
 }
 
 // post is how goroutines reach the loop about something that is not an
@@ -126,7 +130,8 @@ func (s *Service) attemptReport(attempt int) report {
 //
 // SIGTERM, SIGINT and the end of ctx stop the service gracefully. A second
 // SIGTERM changes nothing, because systemd sends two; a second SIGINT cuts
-// what is left. SIGUSR2 starts an upgrade. Run must be called once.
+// what is left. SIGUSR2 starts an upgrade, and SIGHUP reads the configuration again
+// if OnReload was called. Run must be called once.
 func (s *Service) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.running {
@@ -175,6 +180,8 @@ func (s *Service) Run(ctx context.Context) error {
 			s.stop(sig)
 		case <-s.upgrades:
 			s.handle(event{kind: machine.Upgrade, reason: "SIGUSR2", request: &request{bySignal: true}})
+		case <-s.hangups:
+			s.askReload(reloadRequest{})
 		case <-done:
 			done = nil
 			s.step(event{kind: machine.Stop, reason: contextEnded})
@@ -297,7 +304,22 @@ func (s *Service) handle(e event) {
 	case news:
 		s.announceState()
 		return
+	case reload:
+		if e.reload == nil {
+			r.reload.paused = false
+			s.beginReload()
+		} else {
+			s.askReload(*e.reload)
+		}
+		return
+	case reloaded:
+		s.endReload(e.reloaded, e.hung)
+		return
 	case machine.Upgrade:
+		if r.reload.cancel != nil && s.state == machine.Serving {
+			r.reload.upgrades = append(r.reload.upgrades, e)
+			return
+		}
 		switch {
 		case s.undoes(e.request):
 			r.requests = append(r.requests, *e.request)
@@ -432,6 +454,7 @@ func (s *Service) step(e event) {
 	}
 	if next != from {
 		s.announceState()
+		s.stateReloads(from)
 	}
 	if next != from && next != machine.Promoting {
 		s.run.yielding = nil
@@ -567,6 +590,9 @@ func (s *Service) statusText() string {
 	if s.state == machine.Serving && s.store.warning() != "" {
 		text += "; the fd store does not keep all: see holdfast status"
 	}
+	if s.state == machine.Serving {
+		text += reloadText(s.reloaded.Last)
+	}
 	return oneLine(text)
 }
 
@@ -631,6 +657,7 @@ func (s *Service) cleanUp() {
 		}
 	}
 	s.answerAll(s.stoppedVerdict())
+	s.abandonReloads()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	r.control.end(ctx)

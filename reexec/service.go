@@ -48,13 +48,16 @@ type Service struct {
 	states  *states
 	drain   *drain
 	workers []*worker
-	tickets *ticketKeys
-	history *history
+	// reloaders do not change once Run is called.
+	reloaders []namedReloader
+	tickets   *ticketKeys
+	history   *history
 	// lastGood is nil unless the launcher has started the service.
 	lastGood *lastGood
 
 	events   chan event
 	upgrades chan os.Signal // SIGUSR2
+	hangups  chan os.Signal // SIGHUP, once there is something to reload
 	stops    chan os.Signal // SIGTERM and SIGINT, which no flood of others may displace
 	done     chan struct{}  // closed when Run returns
 	main     chan struct{}  // closed when this generation is main and has what its predecessor left
@@ -82,6 +85,7 @@ type Service struct {
 	adopted   int // connections that came from other generations
 	lastDrain *control.Drain
 	previous  *control.Program
+	reloaded  control.Reloads
 	watchers  map[*watcher]bool
 	running   bool
 }
@@ -126,6 +130,7 @@ func New(opts Options) (_ *Service, err error) {
 		opts: opts, log: opts.Logger, fingerprint: build, began: time.Now(), generation: 1,
 		events:   make(chan event, 64),
 		upgrades: make(chan os.Signal, 1),
+		hangups:  make(chan os.Signal, 1),
 		stops:    make(chan os.Signal, 4),
 		done:     make(chan struct{}),
 		main:     make(chan struct{}),
@@ -383,7 +388,7 @@ func (s *Service) statusLocked() control.Status {
 		Generation: s.generation, Version: s.opts.Version, PID: os.Getpid(),
 		Fingerprint: &s.fingerprint, Successor: s.child, Last: s.last, Listeners: s.inv.list(), Adopted: s.adopted,
 		LastDrain: s.lastDrain, Store: s.store.status(), States: s.states.status(), Mode: s.opts.Mode.String(),
-		LastGood: s.lastGood.status(), Previous: s.previous,
+		LastGood: s.lastGood.status(), Previous: s.previous, Reloads: s.reloadsLocked(),
 	}
 	st.History, st.Attempts = s.history.list()
 	s.elders = slices.DeleteFunc(s.elders, func(e *elder) bool {

@@ -48,6 +48,7 @@ type plan struct {
 	Directory   string        // Options.RuntimeDirectory
 
 	Probation, Beat, StartTimeout, CheckTimeout, DrainTimeout time.Duration
+	ReloadTimeout                                             time.Duration
 	MaxDraining                                               int
 	Mode                                                      reexec.Mode
 
@@ -70,6 +71,7 @@ type plan struct {
 	Worker     string // runs while it is main, and does as this says
 	State      bool   // has a state, whose functions do as these say
 	Save, Load string
+	Config     string // path of what SIGHUP reads, see fileReloader
 	// Certificate and Key are PEM. With them the first listener is for TLS.
 	Certificate, Key []byte
 }
@@ -135,7 +137,8 @@ func runService(log *slog.Logger) error {
 		Health: p.health,
 		Beat:   p.Beat, Probation: p.Probation, StartTimeout: p.StartTimeout,
 		Mode: p.Mode, CheckTimeout: p.CheckTimeout, DrainTimeout: p.DrainTimeout, MaxDraining: p.MaxDraining,
-		Logger: log,
+		ReloadTimeout: p.ReloadTimeout,
+		Logger:        log,
 	})
 	if err != nil {
 		return err
@@ -152,13 +155,21 @@ func runService(log *slog.Logger) error {
 		}
 		go func() { _ = http.Serve(ln, service.Handler()) }()
 	}
+	var config *fileReloader
+	if p.Config != "" {
+		if config, err = newFileReloader(p); err != nil {
+			return err
+		}
+		service.OnReload("witness", witness{log})
+		service.OnReload("file", config)
+	}
 	for i, l := range p.Listeners {
 		ln, err := service.Listen(l.Name, l.Network, l.Address)
 		if err != nil {
 			return err
 		}
 		if i == 0 {
-			srv := &http.Server{Handler: p.handler(service)}
+			srv := &http.Server{Handler: p.handler(service, config)}
 			if p.Certificate != nil {
 				certificate, err := tls.X509KeyPair(p.Certificate, p.Key)
 				if err != nil {
@@ -308,8 +319,9 @@ type who struct {
 	Version         string
 }
 
-func (p plan) handler(service *reexec.Service) http.Handler {
+func (p plan) handler(service *reexec.Service, config *fileReloader) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, *config.now.Load()) })
 	me := who{os.Getpid(), service.Generation(), service.Version()}
 	mux.HandleFunc("GET /who", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(me) })
 	mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) {

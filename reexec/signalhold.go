@@ -69,7 +69,9 @@ var errStopCame = errors.New("the service was told to stop")
 // lastSignals ends the delivery of signals to the service, and says what had come
 // before: whether to stop, and whether to upgrade. From now on SIGTERM and SIGINT
 // end the process at once, and SIGHUP is ignored: whoever handles it does so
-// again in the next program, and nobody else may die of it in between. resume
+// again in the next program, and nobody else may die of it in between. One that
+// came before needs no mark, since the next program reads its configuration when it
+// starts. resume
 // undoes that, but for handlers of the service's own.
 //
 // signal.Stop returns when all that the runtime has caught is in the channels.
@@ -90,5 +92,8 @@ func (s *Service) lastSignals() (stopped os.Signal, upgrade bool, resume func())
 	return stopped, upgrade, func() {
 		signal.Notify(s.upgrades, syscall.SIGUSR2)
 		signal.Notify(s.stops, syscall.SIGTERM, syscall.SIGINT)
+		if len(s.reloaders) > 0 {
+			signal.Notify(s.hangups, syscall.SIGHUP)
+		}
 	}
 }

@@ -195,6 +195,44 @@ func (c *Client) attempt(ctx context.Context, resource string, body []byte, onSt
 	}
 }
 
+// Reload asks the service to read its configuration again, and waits for the end,
+// which may be that the configuration is refused. While the service is busy with
+// an upgrade it waits, too, and asks whoever is main then. The end of ctx ends the
+// waiting, not the reload.
+func (c *Client) Reload(ctx context.Context) (Reload, error) {
+	for {
+		v, err := c.reloadOnce(ctx)
+		if err != nil || v.Outcome != Busy {
+			return v, err
+		}
+		select {
+		case <-ctx.Done():
+			return v, c.ended(ctx)
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+func (c *Client) reloadOnce(ctx context.Context) (Reload, error) {
+	a, err := c.ask(ctx, http.MethodPost, "reload", "application/json", nil)
+	if err != nil {
+		return Reload{}, err
+	}
+	defer a.close()
+	body, err := a.readAll(maxLine)
+	if err != nil {
+		return Reload{}, err
+	}
+	var v Reload
+	if err := json.Unmarshal(body, &v); err != nil {
+		return Reload{}, &ProtocolError{c.socket, err}
+	}
+	if v.Outcome == "" {
+		return Reload{}, &ProtocolError{c.socket, errors.New("a reload without an outcome")}
+	}
+	return v, nil
+}
+
 // answer is an answer of code 200 whose body is yet to be read.
 type answer struct {
 	client *Client

@@ -406,3 +406,43 @@ func TestClientContext(t *testing.T) {
 // replaceSocket moves the socket at from over the one at to, as a service
 // does that binds its control socket anew.
 func replaceSocket(from, to string) error { return os.Rename(from, to) }
+
+func TestClientReload(t *testing.T) {
+	refused := control.Reload{Outcome: control.Refused, Reason: "no such colour", Started: time.Unix(1e9, 0).UTC(), Seconds: 0.5}
+	asked := 0
+	path := serve(t, backend{reload: func(context.Context) control.Reload {
+		if asked++; asked < 3 {
+			return control.Reload{Outcome: control.Busy, Reason: "another version has become main"}
+		}
+		return refused
+	}})
+	got, err := control.NewClient(path).Reload(t.Context())
+	if err != nil || got != refused || asked != 3 {
+		t.Errorf("asked %d times: %+v, %v; want %+v after three", asked, got, err, refused)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	path = serve(t, backend{reload: func(ctx context.Context) control.Reload {
+		<-ctx.Done()
+		return control.Reload{}
+	}})
+	if _, err := control.NewClient(path).Reload(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want that of the context", err)
+	}
+	var unsupported *control.UnsupportedError
+	_, err = control.NewClient(script(t, jsonAnswer(404, `{"error":"no such resource"}`))).Reload(t.Context())
+	if !errors.As(err, &unsupported) || unsupported.Resource != "reload" {
+		t.Errorf("an older service: %v", err)
+	}
+	for _, tt := range []struct {
+		name, kind, text string
+		step             step
+	}{
+		{"no outcome", "protocol", "without an outcome", jsonAnswer(200, `{}`)},
+		{"no JSON", "protocol", "invalid character", jsonAnswer(200, `<html>`)},
+		{"silence", "broken", "", func(conn net.Conn) { readRequest(conn) }},
+	} {
+		_, err := control.NewClient(script(t, tt.step)).Reload(t.Context())
+		wantError(t, err, tt.kind, tt.text)
+	}
+}

@@ -10,6 +10,7 @@
 //	                   at every change of state, the last one with the verdict
 //	POST /v1/rollback  the same, to the version before, which [Status.Previous]
 //	                   names; the body is a [RollbackRequest], or empty
+//	POST /v1/reload    reads the configuration again; one [Reload], at its end
 //	GET  /healthz      alive? [Health]
 //	GET  /readyz       able to serve now? [Health]
 //	GET  /updatez      where an upgrade is: [Update]
@@ -53,6 +54,10 @@ const (
 	// RolledBack: the new version served in its probation and was undone; the
 	// old version serves again.
 	RolledBack Outcome = "rolled back"
+	// Reloaded: the configuration was read again and is in use. Of a reload,
+	// Refused means that nothing has changed, and Busy that the generation which was
+	// asked is not the one to ask any more.
+	Reloaded Outcome = "reloaded"
 	// Busy: another upgrade is under way, or too many older generations still
 	// drain; nothing was started.
 	Busy Outcome = "busy"
@@ -119,6 +124,23 @@ type Memory struct {
 type DrainSum struct {
 	Seconds float64 `json:"seconds"`
 	Moved   int     `json:"moved"`
+}
+
+// Reload is the end of one reload of the configuration. Reason is empty exactly when
+// Outcome is [Reloaded].
+type Reload struct {
+	Outcome Outcome   `json:"outcome"`
+	Reason  string    `json:"reason,omitempty"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
+}
+
+// Reloads counts those of one generation.
+type Reloads struct {
+	Done    uint64 `json:"done"`
+	Refused uint64 `json:"refused"`
+	// Last is nil before the first one.
+	Last *Reload `json:"last,omitempty"`
 }
 
 // Drain says how long a generation took to end after another became main.
@@ -221,6 +243,8 @@ type Status struct {
 	// Previous is what a rollback would start; nil if there is nothing. In the
 	// probation of an upgrade a rollback undoes that instead.
 	Previous *Program `json:"previous,omitempty"`
+	// Reloads is nil if the service reads no configuration again.
+	Reloads *Reloads `json:"reloads,omitempty"`
 }
 
 // Program is a version that could run.

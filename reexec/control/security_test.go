@@ -21,6 +21,8 @@ type quiet struct{ upgrades chan struct{} }
 
 func (quiet) Status() Status { return Status{Name: "myapp", Instance: "i1", State: "running"} }
 
+func (quiet) Reload(context.Context) Reload { return Reload{Outcome: Reloaded} }
+
 func (q quiet) Upgrade(context.Context, func(Status)) Verdict {
 	q.upgrades <- struct{}{}
 	return Verdict{Outcome: Upgraded}

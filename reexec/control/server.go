@@ -51,6 +51,10 @@ type Backend interface {
 	// Rollback is Upgrade to the version before. The reason has no more than
 	// [MaxReason] bytes, and may hold anything that is UTF-8.
 	Rollback(ctx context.Context, reason string, progress func(Status)) Verdict
+
+	// Reload reads the configuration again and returns how that has ended. Several
+	// at the same time may share one. ctx is as for Upgrade.
+	Reload(ctx context.Context) Reload
 }
 
 // NewServer returns a server for the control socket: [NewHandler] with limits
@@ -99,11 +103,15 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if allowMethod(w, r, http.MethodPost) {
 			h.attempt(w, r, h.rollback)
 		}
+	case resource == "reload":
+		if allowMethod(w, r, http.MethodPost) {
+			h.reload(w, r)
+		}
 	default:
 		// No versions here: the version is right, and a client tells the two
 		// kinds of 404 apart by them.
 		writeJSON(w, http.StatusNotFound, &Error{
-			Message: fmt.Sprintf("path %q: version %d has status, upgrade and rollback only", r.URL.Path, Version),
+			Message: fmt.Sprintf("path %q: version %d has status, upgrade, rollback and reload only", r.URL.Path, Version),
 		})
 	}
 }
@@ -121,6 +129,23 @@ func (h handler) status() Status {
 	st := h.backend.Status()
 	st.Protocol = Version
 	return st
+}
+
+func (h handler) reload(w http.ResponseWriter, r *http.Request) {
+	// To its end, as in attempt.
+	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+		writeJSON(w, http.StatusBadRequest, &Error{Message: "read the body of the request: " + err.Error()})
+		return
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Time{})
+	v := h.backend.Reload(r.Context())
+	// net/http clears no deadline between requests when WriteTimeout is zero.
+	_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	writeJSON(w, http.StatusOK, v)
+	if rc.Flush() == nil {
+		_ = rc.SetWriteDeadline(time.Time{})
+	}
 }
 
 // An attempt is one of the methods of [Backend] that end with a verdict.

@@ -26,6 +26,7 @@ type backend struct {
 	upgrade func(ctx context.Context, progress func(control.Status)) control.Verdict
 	// rollback is upgrade where it is nil.
 	rollback func(ctx context.Context, reason string, progress func(control.Status)) control.Verdict
+	reload   func(ctx context.Context) control.Reload
 }
 
 func (b backend) Status() control.Status { return b.status() }
@@ -40,6 +41,8 @@ func (b backend) Rollback(ctx context.Context, reason string, progress func(cont
 	}
 	return b.rollback(ctx, reason, progress)
 }
+
+func (b backend) Reload(ctx context.Context) control.Reload { return b.reload(ctx) }
 
 // serve runs b on a socket until the end of the test and returns its path.
 func serve(t *testing.T, b control.Backend) string {
@@ -92,6 +95,7 @@ func TestServerAnswers(t *testing.T) {
 		{"HEAD", "/v1/status", 200, "", ""},
 		{"POST", "/v1/status", 405, "GET, HEAD", `"error":"method \"POST\" on /v1/status: use GET"`},
 		{"GET", "/v1/upgrade", 405, "POST", `use POST`},
+		{"GET", "/v1/reload", 405, "POST", `use POST`},
 		{"GET", "/v2/status", 404, "", `"error":"protocol version 2 is not spoken here: speak version 1","versions":[1]`},
 		{"POST", "/v2/upgrade", 404, "", `"versions":[1]`},
 		{"GET", "/v01/status", 404, "", `"versions":[1]`},
@@ -99,10 +103,10 @@ func TestServerAnswers(t *testing.T) {
 		{"GET", "/v99999999999999999999/status", 404, "", `"versions":[1]`},
 		{"GET", "/", 404, "", `"versions":[1]`},
 		{"GET", "/status", 404, "", `"versions":[1]`},
-		{"GET", "/v1/stop", 404, "", `"error":"path \"/v1/stop\": version 1 has status, upgrade and rollback only"}`},
+		{"GET", "/v1/stop", 404, "", `"error":"path \"/v1/stop\": version 1 has status, upgrade, rollback and reload only"}`},
 		{"GET", "/v1/rollback", 405, "POST", `use POST`},
-		{"GET", "/v1", 404, "", `status, upgrade and rollback only`},
-		{"GET", "/v1/status/", 404, "", `status, upgrade and rollback only`},
+		{"GET", "/v1", 404, "", `status, upgrade, rollback and reload only`},
+		{"GET", "/v1/status/", 404, "", `status, upgrade, rollback and reload only`},
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://control"+tt.path, nil)

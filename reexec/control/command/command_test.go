@@ -62,6 +62,7 @@ type service struct {
 	// rolledBack is the reason of the last rollback.
 	rolledBack string
 	upgrade    func(ctx context.Context, s *service, progress func(control.Status)) control.Verdict
+	reload     func() control.Reload
 	close      sync.Once
 	served     chan struct{}
 }
@@ -88,6 +89,8 @@ func (s *service) Rollback(ctx context.Context, reason string, progress func(con
 	s.set(func(st *control.Status) { st.Last = &v; s.rolledBack = reason })
 	return v
 }
+
+func (s *service) Reload(context.Context) control.Reload { return s.reload() }
 
 // die ends the service in the middle of everything. Its path stays.
 func (s *service) die() {

@@ -21,12 +21,15 @@ verdict. A failed upgrade changes nothing: the old version serves on.
 
   holdfast reload myapp
   holdfast reload --json=pretty --timeout=5m myapp@1
+  holdfast reload --config myapp
 
 Usage: holdfast reload [OPTIONS] [UNIT]
 
 ` + targetHelpText + `
 Options:
       --socket=PATH     the control socket
+      --config          no upgrade: have it read its configuration again, and wait
+                        until that is in use or refused
       --user            UNIT is one of your own service manager
       --timeout=TIME    how long to wait (2m); 0 is without end
   -q, --quiet           print errors only
@@ -84,11 +87,16 @@ func Reload(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var (
 		q     question
 		quiet bool
+		again bool
 	)
+	c.BoolVar(&again, "config", false, "")
 	c.BoolVar(&quiet, "quiet", false, "")
 	c.BoolVar(&quiet, "q", false, "")
 	if code, done := q.read(c, defaultReloadTimeout, args); done {
 		return code
+	}
+	if again {
+		return reloadConfig(ctx, c, q, quiet)
 	}
 	return attempt{Flags: c, question: q, quiet: quiet, noun: "upgrade", follow: (*control.Client).UpgradeAndFollow}.run(ctx)
 }

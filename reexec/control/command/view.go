@@ -93,7 +93,7 @@ func AttemptOf(v control.Verdict) Attempt {
 }
 
 // good are the outcomes that nobody has to look after.
-var good = map[string]bool{string(control.Upgraded): true, "done": true, "unchanged": true}
+var good = map[string]bool{string(control.Reloaded): true, string(control.Upgraded): true, "done": true, "unchanged": true}
 
 // OutcomeColor is that of the outcome of an upgrade.
 func OutcomeColor(outcome string) term.Color {
@@ -142,6 +142,7 @@ func (v View) Screen(t term.Terminal, now time.Time) string {
 	}
 	s.attempts(v)
 	if st := v.Service; st != nil {
+		s.reloads(*st)
 		s.lastGood(*st)
 		s.previous(*st)
 	}
@@ -344,6 +345,18 @@ func (a Attempt) Versions(t term.Terminal) string {
 		return term.Line(a.From)
 	default:
 		return term.Line(cmp.Or(a.From, "?")) + " " + t.Arrow() + " " + term.Line(a.To)
+	}
+}
+
+// reloads shows the last reload of the configuration.
+func (s *screen) reloads(st control.Status) {
+	if st.Reloads == nil || st.Reloads.Last == nil {
+		return
+	}
+	last := st.Reloads.Last
+	s.Add("Configuration", s.Paint(OutcomeColor(string(last.Outcome)), printable(string(last.Outcome)))+" on "+ago(last.Started, s.now))
+	if last.Reason != "" {
+		s.row("", "%s", last.Reason)
 	}
 }
 

@@ -175,4 +175,7 @@ type Promote struct {
 	Verdict *control.Verdict `json:"verdict,omitempty"`
 	// Signalled: a SIGUSR2 came too late for the predecessor; it is yours.
 	Signalled bool `json:"signalled,omitempty"`
+	// Reload: a SIGHUP came during the upgrade, and you may have read your
+	// configuration before that.
+	Reload bool `json:"reload,omitempty"`
 }

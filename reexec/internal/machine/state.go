@@ -114,6 +114,16 @@ func (s State) Upgrading() bool {
 	return false
 }
 
+// Reloads says whether a request to read the configuration again is kept in s: it
+// is done in [Serving], or passed on to who serves next.
+func (s State) Reloads() bool {
+	switch s {
+	case Draining, Resigning, Stopping, Gone:
+		return false
+	}
+	return true
+}
+
 // Inherits says whether a signal that comes in s is kept for the time when this
 // generation, or the one that follows, is main.
 func (s State) Inherits() bool {

@@ -138,6 +138,10 @@ func (b statusBackend) Rollback(ctx context.Context, _ string, progress func(con
 	return b.Upgrade(ctx, progress)
 }
 
+func (statusBackend) Reload(context.Context) control.Reload {
+	return control.Reload{Outcome: control.Refused, Reason: "not in this test"}
+}
+
 // serveStatus serves st on the control socket of a unit below root.
 func serveStatus(t *testing.T, root, unit string, st control.Status) {
 	t.Helper()

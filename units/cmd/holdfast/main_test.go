@@ -77,7 +77,7 @@ func TestHelpHasEveryFlag(t *testing.T) {
 		"wait":     "version socket user timeout quiet json",
 		"freeze":   "reason user quiet",
 		"thaw":     "reason user quiet",
-		"reload":   "socket user timeout quiet json",
+		"reload":   "socket user timeout quiet json config",
 		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user soft-reboot " +
 			"launcher check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +
 			"unit-line service-line socket-line output-dir force",

@@ -63,6 +63,10 @@ func (f *following) Rollback(ctx context.Context, _ string, progress func(contro
 	return f.Upgrade(ctx, progress)
 }
 
+func (*following) Reload(context.Context) control.Reload {
+	return control.Reload{Outcome: control.Refused, Reason: "not in this test"}
+}
+
 func (f *following) set(change func(*following)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
