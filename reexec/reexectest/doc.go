@@ -33,6 +33,8 @@
 //     live through upgrades
 //   - [github.com/holdfast-go/holdfast/reexec/reexectest/examples/limiter], which keeps a limit
 //     for each client, and .../examples/counters, which is scraped by Prometheus
+//   - [github.com/holdfast-go/holdfast/reexec/reexectest/examples/config], which reads its
+//     configuration again at SIGHUP
 //   - [github.com/holdfast-go/holdfast/reexec/reexectest/examples/restart], without package
 //     reexec: systemd holds its socket, and an upgrade is a restart
 //   - examples/grpc and examples/websocket, which are modules of their own
