@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 
 	"github.com/prometheus/common/expfmt"
@@ -19,12 +20,16 @@ type selector struct {
 	labels map[string]string
 }
 
+// selectorRE leaves the labels to the parser. Without it, "a 1" would be a line with its
+// value, and what is added a time.
+var selectorRE = regexp.MustCompile(`^[A-Za-z_:][A-Za-z0-9_:]*(\{.*\})?$`)
+
 // parseSelector reads name and name{label="value",…}: that is also one line of
 // the text format without its value, so its parser can tell.
 func parseSelector(text string) (selector, error) {
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(text + " 0\n"))
-	if err != nil || len(families) != 1 || strings.ContainsAny(text, "\r\n") {
+	if err != nil || len(families) != 1 || !selectorRE.MatchString(text) || strings.Contains(text, "\r") {
 		return selector{}, errors.New(`must be the name of a counter, as in http_requests_total or http_requests_total{code="500"}`)
 	}
 	for name, family := range families {

@@ -60,7 +60,7 @@ func TestSum(t *testing.T) {
 }
 
 func TestSelectorIsChecked(t *testing.T) {
-	for _, bad := range []string{"", "a b", "a{", `a{b="c"`, "a 1\nb", "# TYPE a counter\na", "1a", "a\n"} {
+	for _, bad := range []string{"", "a b", "a{", `a{b="c"`, "a 1\nb", "# TYPE a counter\na", "1a", "a\n", "a 0", `a{b="c"} 0`, "a "} {
 		if s, err := parseSelector(bad); err == nil {
 			t.Errorf("%q: %+v, want an error", bad, s)
 		}
