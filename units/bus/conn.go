@@ -297,12 +297,12 @@ func (c *Conn) try(ctx context.Context, path dbus.ObjectPath, method string, arg
 	}
 	callCtx, cancel := context.WithTimeoutCause(ctx, callTimeout, errNoAnswer)
 	defer cancel()
-	var flags dbus.Flags
 	if c.options.Interactive {
-		flags = dbus.FlagAllowInteractiveAuthorization
 		callCtx = ctx // nobody types that fast
+		call = CallInteractive(callCtx, l.conn, destination, path, method, args...)
+	} else {
+		call = l.conn.Object(destination, path).CallWithContext(callCtx, method, 0, args...)
 	}
-	call = l.conn.Object(destination, path).CallWithContext(callCtx, method, flags, args...)
 	switch {
 	case call.Err == nil:
 		return call, true, nil

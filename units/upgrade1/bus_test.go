@@ -188,7 +188,8 @@ type client struct {
 	t       *testing.T
 	conn    *dbus.Conn
 	signals chan *dbus.Signal
-	flags   dbus.Flags
+	// interactive: polkit may ask for a password.
+	interactive bool
 }
 
 // client returns one that is taken for the user uid.
@@ -208,18 +209,13 @@ func (s *service) client(uid uint32) *client {
 	return c
 }
 
-// call sends a message of its own: what package dbus makes has no flag for a password.
 func (c *client) call(method string, args ...any) *dbus.Call {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: c.flags, Body: args, Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldDestination: dbus.MakeVariant(Name), dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(Path)),
-		dbus.FieldInterface: dbus.MakeVariant(Interface), dbus.FieldMember: dbus.MakeVariant(method),
-	}}
-	if len(args) > 0 {
-		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(args...))
+	if c.interactive {
+		return bus.CallInteractive(ctx, c.conn, Name, Path, Interface+"."+method, args...)
 	}
-	return <-c.conn.SendWithContext(ctx, msg, make(chan *dbus.Call, 1)).Done
+	return c.conn.Object(Name, Path).CallWithContext(ctx, Interface+"."+method, 0, args...)
 }
 
 // text is the answer of a method that has one string.

@@ -156,7 +156,7 @@ func TestPolkit(t *testing.T) {
 	}
 
 	// Who can be asked for a password is.
-	c.flags = dbus.FlagAllowInteractiveAuthorization
+	c.interactive = true
 	c.wantError(ErrorPermissionDenied, "polkit says no", "Rollout", "ask.service", "", 1.0, variants())
 	if asked := a.take(); len(asked) != 1 || asked[0].flags != polkitAsk {
 		t.Errorf("interactive: polkit was asked %+v", asked)
