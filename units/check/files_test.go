@@ -48,7 +48,7 @@ func TestWhatCounts(t *testing.T) {
 		"one name counts once":           {files: map[string]string{"etc/systemd/system/myapp.service": plain, "usr/lib/systemd/system/myapp.service.d/10.conf": mixed, "etc/systemd/system/myapp.service.d/10.conf": own}},
 		"a masked drop-in":               {files: map[string]string{"etc/systemd/system/myapp.service": plain, "usr/lib/systemd/system/myapp.service.d/10.conf": mixed, "etc/systemd/system/myapp.service.d/10.conf": "-> /dev/null"}},
 		"no drop-in by its name":         {files: map[string]string{"etc/systemd/system/myapp.service": plain, "etc/systemd/system/myapp.service.d/10.conf~": mixed, "etc/systemd/system/myapp.service.d/.10.conf": mixed}},
-		"an empty value takes back":      {files: map[string]string{"etc/systemd/system/myapp.service": plain + "KillMode=mixed", "etc/systemd/system/myapp.service.d/10.conf": "[Service]\nKillMode=\n"}},
+		"an empty value keeps":           {files: map[string]string{"etc/systemd/system/myapp.service": plain + "KillMode=mixed", "etc/systemd/system/myapp.service.d/10.conf": "[Service]\nKillMode=\n"}, want: "/etc/systemd/system/myapp.service:7"},
 		"of the prefix":                  {unit: "my-app-x.service", files: map[string]string{"etc/systemd/system/my-app-x.service": plain, "etc/systemd/system/my-app-.service.d/10.conf": mixed, "etc/systemd/system/my-.service.d/10.conf": process}, want: "/etc/systemd/system/my-app-.service.d/10.conf:2"},
 		"of all services":                {files: map[string]string{"etc/systemd/system/myapp.service": plain, "usr/lib/systemd/system/service.d/10.conf": mixed}, want: "/usr/lib/systemd/system/service.d/10.conf:2"},
 		"of all services before 244":     {systemd: 243, files: map[string]string{"etc/systemd/system/myapp.service": plain, "usr/lib/systemd/system/service.d/10.conf": mixed}},
@@ -147,6 +147,27 @@ func TestSockets(t *testing.T) {
 	}
 	if !slices.Equal(r.Files, want) {
 		t.Errorf("got %q, want %q", r.Files, want)
+	}
+}
+
+// TestEmptyValue: of an option with several values, an empty one takes back what was set before.
+func TestEmptyValue(t *testing.T) {
+	const reload = "ExecReload=/bin/kill -HUP $MAINPID\n"
+	for lines, want := range map[string]string{
+		"":                            "its own matter",
+		reload:                        "sends SIGHUP",
+		reload + "ExecReload=\n":      "has no reload",
+		"ExecReload=\n" + reload:      "sends SIGHUP",
+		"[Service]\nExecReload =\n\n": "has no reload",
+	} {
+		r, err := check.Files(t.Context(), machine(map[string]string{"etc/systemd/system/myapp.service": plain + lines}), "myapp", check.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(r.Findings, func(f check.Finding) bool { return f.Option == "ExecReload" })
+		if i < 0 || !strings.Contains(r.Findings[i].Why, want) {
+			t.Errorf("with %q no finding that it %s:\n%s", lines, want, text(r))
+		}
 	}
 }
 

@@ -561,7 +561,7 @@ func killMode(s *subject) {
 	}
 	switch value := at.value; {
 	case value == "mixed" && s.is(overlap):
-		s.report(Error, at, "a stop or a crash of the main process kills the version that still drains at once: what it was answering is lost", "KillMode=control-group")
+		s.report(Error, at, "when the main process dies, systemd kills the version that still drains at once: what it was answering is lost", "KillMode=control-group")
 	case value == "mixed" && s.is(other):
 		s.report(Note, at, "when the main process has ended, a stop kills the others at once: processes of the version before that still answer requests lose them")
 	case (value == "process" || value == "none") && s.is(other):

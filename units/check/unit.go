@@ -46,6 +46,24 @@ var renamed = map[optionKey]optionKey{
 	{"Service", "ReadWriteDirectories"}: {"Service", "ReadWritePaths"},
 }
 
+// keeps are options with one value of which systemd ignores an empty one; others have it for
+// taking back what was set before.
+var keeps = func() map[optionKey]bool {
+	keeps := make(map[optionKey]bool)
+	for section, names := range map[string]string{
+		"Unit": "StartLimitIntervalSec StartLimitBurst",
+		"Service": `Type ExitType RemainAfterExit GuessMainPID NotifyAccess TimeoutStartSec TimeoutStopSec WatchdogSec
+			Restart RestartSec OOMPolicy FileDescriptorStoreMax FileDescriptorStorePreserve KillMode SendSIGKILL
+			DynamicUser NoNewPrivileges PrivatePIDs RuntimeDirectoryMode RuntimeDirectoryPreserve ReloadSignal LimitNOFILE LimitNPROC`,
+		"Socket": "Accept ReusePort FlushPending RemoveOnStop TriggerLimitIntervalSec TriggerLimitBurst",
+	} {
+		for name := range strings.FieldsSeq(names) {
+			keeps[optionKey{section, name}] = true
+		}
+	}
+	return keeps
+}()
+
 // read applies a file. An empty value takes back what was set before.
 func (u *unit) read(file, text string) {
 	u.files = append(u.files, file)
@@ -61,7 +79,9 @@ func (u *unit) read(file, text string) {
 		}
 		for _, key := range keys {
 			if a.Value == "" {
-				delete(u.settings, key)
+				if !keeps[key] {
+					delete(u.settings, key)
+				}
 				continue
 			}
 			u.settings[key] = append(u.settings[key], setting{a.Value, file, a.Line})
