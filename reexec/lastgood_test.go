@@ -282,3 +282,59 @@ func TestWhatIsBlamed(t *testing.T) {
 		}
 	}
 }
+
+// A copy of this program, as a rollback starts it, is told that it runs in place of the
+// service's file, and its own successor is not.
+func TestLaunchedAs(t *testing.T) {
+	for _, tt := range []struct {
+		environ, want string
+		fallback      bool
+	}{
+		{"file,/s", "good,/s", true},
+		{"file,/s", "file,/s", false},
+		{"good,/s", "good,/s", true},
+		{"good,/s", "file,/s", false},
+		{"nonsense", "nonsense", true},
+	} {
+		got := launchedAs(tt.fallback, []string{"A=b", lastgood.Variable + "=" + tt.environ, lastgood.Variable + "X=file,/s"})
+		if want := []string{"A=b", lastgood.Variable + "=" + tt.want, lastgood.Variable + "X=file,/s"}; !slices.Equal(got, want) {
+			t.Errorf("fallback %v: %q, want %q", tt.fallback, got, want)
+		}
+	}
+	if got := launchedAs(true, []string{"A=b"}); !slices.Equal(got, []string{"A=b"}) {
+		t.Errorf("without a launcher: %q", got)
+	}
+}
+
+// Only a path by way of a link "current" that has a "previous" beside it is in a
+// layout of versions.
+func TestInLayout(t *testing.T) {
+	dir := t.TempDir()
+	link := func(name, target string) {
+		t.Helper()
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, ok := inLayout(dir + "/current/myapp"); ok {
+		t.Errorf("without links: %+v", got)
+	}
+	link("current", "versions/2.0")
+	if got, ok := inLayout(dir + "/current/myapp"); ok {
+		t.Errorf("without a version before: %+v", got)
+	}
+	link("previous", "versions/1.0")
+	for path, want := range map[string]control.Program{
+		dir + "/current/myapp":     {Version: "1.0", Path: dir + "/previous/myapp"},
+		dir + "/current/bin/myapp": {Version: "1.0", Path: dir + "/previous/bin/myapp"},
+		dir + "/current":           {},
+		dir + "/versions/myapp":    {},
+		"/usr/bin/myapp":           {},
+		"myapp":                    {},
+	} {
+		got, ok := inLayout(path)
+		if got != want || ok != (want.Path != "") {
+			t.Errorf("%s: %+v, %v; want %+v", path, got, ok, want)
+		}
+	}
+}

@@ -11,6 +11,9 @@ import (
 	"github.com/holdfast-go/holdfast/vmtests"
 )
 
+// controlSocket has a command ask the service itself, without D-Bus.
+const controlSocket = "--socket=/run/myapp/control.sock"
+
 // Promise: a version that has passed its probation can be left as it came, without a
 // request lost; the version before then starts whatever happens, until a newer file
 // is there.
@@ -23,7 +26,7 @@ func TestRollback(t *testing.T) {
 		m.put(v2)
 		m.mustReload()
 		m.waitLine(becameGood + " version=2.0.0")
-		if out := m.run("/usr/bin/holdfast", "rollback", "--reason=orders are lost", myappUnit); !strings.Contains(out, "Rolled myapp back from 2.0.0 to 1.0.0 in ") {
+		if out := m.run("/usr/bin/holdfast", "rollback", controlSocket, "--reason=orders are lost"); !strings.Contains(out, "Rolled myapp back from 2.0.0 to 1.0.0 in ") {
 			t.Errorf("holdfast rollback says %q", out)
 		}
 		m.waitAnswers(l, "1.0.0", 20)
@@ -43,9 +46,9 @@ func TestRollback(t *testing.T) {
 
 		// Forth and back again, from a process that the launcher has started.
 		l = m.load()
-		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.run("/usr/bin/holdfast", "rollback", controlSocket)
 		m.mustRunFile("2.0.0")
-		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.run("/usr/bin/holdfast", "rollback", controlSocket)
 		if st := m.status(); st.Version != "1.0.0" || st.Generation != 3 {
 			t.Errorf("forth and back: %+v", st)
 		}
@@ -131,21 +134,21 @@ func TestVersionsSideBySide(t *testing.T) {
 		}
 		m.mustLead("1.0.0", "2.0.0", "1.0.0")
 		// The service goes back by itself, too: the layout is there, or the copy.
-		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.run("/usr/bin/holdfast", "rollback", controlSocket)
 		m.mustLead("1.0.0", "2.0.0", "2.0.0")
-		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.run("/usr/bin/holdfast", "rollback", controlSocket)
 		m.mustLead("1.0.0", "2.0.0", "1.0.0")
 
 		// The command is killed in the probation: the service goes on with its upgrade.
 		m.run("timeout", "60", "bash", "-c", `
 			/usr/bin/holdfast versions switch --unit="$1" "$2" 2.0.0 & pid=$!
-			until /usr/bin/holdfast status --json=short "$1" | grep -q '"state":"probation"'; do :; done
+			until /usr/bin/holdfast status --json=short --socket=/run/myapp/control.sock | grep -q '"state":"probation"'; do :; done
 			kill -9 $pid; ! wait $pid`, "-", myappUnit, sidePath)
 		if out := m.run("sh", "-c", "/usr/bin/holdfast versions prune --keep=9 "+sidePath+" 2>&1 || true"); !strings.Contains(out, "has not ended: its upgrade is under way (probation)") {
 			t.Errorf("in the probation: %s", out)
 		}
 		m.waitAnswers(l, "2.0.0", 20)
-		m.run("timeout", "60", "bash", "-c", `until /usr/bin/holdfast status --json=short "$1" | grep -q '"state":"running".*"version":"2.0.0"'; do :; done`, "-", myappUnit)
+		m.run("timeout", "60", "bash", "-c", `until /usr/bin/holdfast status --json=short --socket=/run/myapp/control.sock | grep -q '"state":"running".*"version":"2.0.0"'; do :; done`, "-", myappUnit)
 		if out := m.run("sh", "-c", "/usr/bin/holdfast versions prune --keep=9 "+sidePath+" 2>&1"); !strings.Contains(out, "had not ended: it went on to 2.0.0") {
 			t.Errorf("after the upgrade: %s", out)
 		}
@@ -207,7 +210,7 @@ func TestRollbackOnAFullDisk(t *testing.T) {
 		m.waitLine(becameGood + " version=1.0.0")
 		upgrade(v2)
 		m.waitLine(becameGood + " version=2.0.0")
-		m.run("/usr/bin/holdfast", "rollback", myappUnit)
+		m.run("/usr/bin/holdfast", "rollback", controlSocket)
 		m.nothingLost(l)
 		if st := m.status(); st.Version != "1.0.0" || st.LastGood == nil || st.LastGood.Version != "1.0.0" {
 			t.Errorf("after the rollback %s runs: %s", st.Version, asJSON(st.LastGood))
