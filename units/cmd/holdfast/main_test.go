@@ -68,7 +68,7 @@ func TestHelpAndVersion(t *testing.T) {
 
 // Every flag is in the help of its command, and the help has no others.
 func TestHelpHasEveryFlag(t *testing.T) {
-	for name, flags := range map[string]string{
+	all := map[string]string{
 		"upgrade": "version dry-run request-id soak interval health-url metrics-url requests errors max-error-rate max-failures " +
 			"canary wave pause max-failed ratio user timeout quiet json",
 		"rollback": "socket reason dry-run request-id user timeout quiet json",
@@ -81,13 +81,19 @@ func TestHelpHasEveryFlag(t *testing.T) {
 		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user soft-reboot " +
 			"launcher check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +
 			"unit-line service-line socket-line output-dir force",
-		"check":      "files root systemd mode drain-timeout user json",
 		"versions":   "unit socket user timeout name keep quiet json",
 		"launch":     "state",
 		"retry":      "state",
 		"completion": "",
 		"serve":      "idle address",
-	} {
+		"check":      "files root systemd mode drain-timeout user json",
+	}
+	for _, c := range commands() {
+		if _, ok := all[c.name]; !ok {
+			t.Errorf("%s: this test does not know its flags", c.name)
+		}
+	}
+	for name, flags := range all {
 		help := runCommand(t.Context(), name, "--help").Stdout
 		documented := make(map[string]bool)
 		for _, line := range strings.Split(help, "\n") {

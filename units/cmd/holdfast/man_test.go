@@ -227,7 +227,8 @@ func manPage(c subcommand) string {
 	for _, line := range p.usage {
 		m.synopsis(line)
 	}
-	description, examples := split2(append(p.before, p.after...))
+	description, examples := splitBlocks(p.before)
+	description = append(description, p.after...)
 	m.macro("Sh DESCRIPTION")
 	m.blocks(description)
 	for _, s := range p.sections {
@@ -258,8 +259,8 @@ func manPage(c subcommand) string {
 	return m.String()
 }
 
-// split2 tells examples, which are commands to type, from what describes.
-func split2(all []block) (description, examples []block) {
+// splitBlocks tells examples, which are commands to type, from what describes.
+func splitBlocks(all []block) (description, examples []block) {
 	for _, b := range all {
 		if strings.HasPrefix(b[0], "  holdfast ") {
 			examples = append(examples, b)
@@ -278,7 +279,7 @@ func overview() string {
 	m.macro("Sh SYNOPSIS")
 	m.synopsis(p.usage[0])
 	m.macro("Sh DESCRIPTION")
-	description, examples := split2(p.before)
+	description, examples := splitBlocks(p.before)
 	m.blocks(description)
 	m.macro("Pp")
 	m.text("Each command has a page of its own:")
