@@ -26,13 +26,13 @@ type subcommand struct {
 // reload.
 func commands() []subcommand {
 	return []subcommand{
-		{"upgrade", "upgrade units, watch them, and go back if the new version is bad", with(direct, runUpgrade)},
-		{"rollback", "go back to the version before", with(direct, runRollback)},
-		{"status", "show who serves, and how the last upgrades went", with(direct, runStatus)},
-		{"history", "list the upgrades and rollbacks of a unit", with(direct, runHistory)},
+		{"upgrade", "upgrade units, watch them, and go back if the new version is bad", with(connectHelper, runUpgrade)},
+		{"rollback", "go back to the version before", with(connectHelper, runRollback)},
+		{"status", "show who serves, and how the last upgrades went", with(connectHelper, runStatus)},
+		{"history", "list the upgrades and rollbacks of a unit", with(connectHelper, runHistory)},
 		{"wait", "wait until a service runs and no upgrade is under way", with(direct, runWait)},
-		{"freeze", "have upgrades of units refused", with(direct, runFreeze)},
-		{"thaw", "allow upgrades of units again", with(direct, runThaw)},
+		{"freeze", "have upgrades of units refused", with(connectHelper, runFreeze)},
+		{"thaw", "allow upgrades of units again", with(connectHelper, runThaw)},
 		{"reload", "upgrade one running service and wait for its verdict, without D-Bus", command.Reload},
 		{"check", "say whether units are fit for upgrades", checkUnits},
 		{"render", "write the systemd units of a service", without(render)},

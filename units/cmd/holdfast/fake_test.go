@@ -31,6 +31,7 @@ type fakeHelper struct {
 	report upgrade.Report
 	events []upgrade.Event
 	err    error
+	during func() // runs after the events, unless nil
 
 	userManager bool
 	action      string
@@ -47,11 +48,11 @@ func (h *fakeHelper) run(t *testing.T, args ...string) commandtest.Output {
 		"wait": runWait, "freeze": runFreeze, "thaw": runThaw,
 	}
 	connected := false
-	connect := func(userManager bool) (helper, error) {
+	connect := func(w where) (helper, error) {
 		if h.connectErr != nil {
 			return nil, h.connectErr
 		}
-		connected, h.closed, h.userManager = true, false, userManager
+		connected, h.closed, h.userManager = true, false, w.user
 		return h, nil
 	}
 	o := commandtest.Run(func(stdout, stderr io.Writer) int {
@@ -69,6 +70,9 @@ func (h *fakeHelper) act(action string, r upgrade.Request, onEvent func(upgrade.
 		if onEvent != nil {
 			onEvent(e)
 		}
+	}
+	if h.during != nil {
+		h.during()
 	}
 	return h.report, h.err
 }

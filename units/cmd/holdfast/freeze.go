@@ -25,10 +25,9 @@ UNIT is the name of a service; that of a template, "myapp@", stands for all its
 instances.
 
 Options:
-      --reason=TEXT     why, for those who are refused
-      --user            units of your own service manager
-  -q, --quiet           print errors only
-  -h, --help            show this help
+      --reason=TEXT          why, for those who are refused
+` + whereHelp + `  -q, --quiet                print errors only
+  -h, --help                 show this help
 
 ` + command.ExitCodesHelp
 
@@ -41,10 +40,9 @@ Usage: holdfast thaw [OPTIONS] UNIT...
 UNIT is the name as it was frozen.
 
 Options:
-      --reason=TEXT     why, for the log
-      --user            units of your own service manager
-  -q, --quiet           print errors only
-  -h, --help            show this help
+      --reason=TEXT          why, for the log
+` + whereHelp + `  -q, --quiet                print errors only
+  -h, --help                 show this help
 
 ` + command.ExitCodesHelp
 
@@ -62,7 +60,8 @@ func eachUnit(ctx context.Context, connect connector, c *command.Flags, args []s
 ) int {
 	var quiet bool
 	reason := c.String("reason", "", "")
-	userManager := c.Bool("user", false, "")
+	var w where
+	w.flags(c)
 	c.BoolVar(&quiet, "quiet", false, "")
 	c.BoolVar(&quiet, "q", false, "")
 	units, code, done := c.ReadMixed(args)
@@ -72,7 +71,10 @@ func eachUnit(ctx context.Context, connect connector, c *command.Flags, args []s
 	case len(units) == 0:
 		return c.Wrong("name the UNIT, or several")
 	}
-	h, err := connect(*userManager)
+	if code, wrong := w.wrong(c); wrong {
+		return code
+	}
+	h, err := connect(w)
 	if err != nil {
 		return sayError(c, err)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // helper does what systemd and the journal of upgrades are needed for. It is an
-// [upgrade.Upgrader], or one in a test.
+// [upgrade.Upgrader], the service on the bus that has one, or one in a test.
 type helper interface {
 	Rollout(ctx context.Context, request upgrade.Request, onEvent func(upgrade.Event)) (upgrade.Report, error)
 	Rollback(ctx context.Context, request upgrade.Request, onEvent func(upgrade.Event)) (upgrade.Report, error)
@@ -30,12 +30,12 @@ type helper interface {
 	Close() error
 }
 
-// A connector connects to the helper for units of the system, or of the user.
-type connector func(userManager bool) (helper, error)
+// A connector connects to a helper.
+type connector func(where) (helper, error)
 
 // direct works on systemd itself.
-func direct(userManager bool) (helper, error) {
-	u, err := upgrade.New(upgrade.Options{User: userManager})
+func direct(w where) (helper, error) {
+	u, err := upgrade.New(upgrade.Options{User: w.user})
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,10 @@ func exitCode(err error) int {
 		precondition *upgrade.PreconditionError
 		request      *upgrade.RequestError
 	)
+	var said *serviceError
 	switch {
+	case errors.As(err, &said):
+		return said.exitCode()
 	case errors.As(err, &request):
 		return command.ExitUsage
 	case errors.As(err, &noUnit):

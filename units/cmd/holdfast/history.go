@@ -24,12 +24,11 @@ upgrade", and those that the service itself remembers.
 Usage: holdfast history [OPTIONS] UNIT
 
 Options:
-  -n, --lines=N         so many at most (20); 0 is all
-      --user            UNIT is one of your own service manager
-      --timeout=TIME    how long to wait for an answer (5s); 0 is without end
-      --json=MODE       print them as JSON: short, pretty or off; an object for each,
-                        one after the other
-  -h, --help            show this help
+  -n, --lines=N              so many at most (20); 0 is all
+` + whereHelp + `      --timeout=TIME         how long to wait for an answer (5s); 0 is without end
+      --json=MODE            print them as JSON: short, pretty or off; an object for
+                             each, one after the other
+  -h, --help                 show this help
 
 ` + command.ExitCodesHelp
 
@@ -38,7 +37,8 @@ func runHistory(ctx context.Context, connect connector, args []string, stdout, s
 	var asJSON command.JSONMode
 	lines := c.Int("lines", 20, "")
 	c.IntVar(lines, "n", 20, "")
-	userManager := c.Bool("user", false, "")
+	var w where
+	w.flags(c)
 	timeout := c.Duration("timeout", 5*time.Second, "")
 	c.Var(&asJSON, "json", "")
 	units, code, done := c.ReadMixed(args)
@@ -54,9 +54,12 @@ func runHistory(ctx context.Context, connect connector, args []string, stdout, s
 	case len(units) > 1:
 		return c.Wrong("one UNIT at a time: %q is too many", units[1])
 	}
+	if code, wrong := w.wrong(c); wrong {
+		return code
+	}
 	ctx, cancel := command.WithTimeout(ctx, *timeout)
 	defer cancel()
-	h, err := connect(*userManager)
+	h, err := connect(w)
 	if err != nil {
 		return sayError(c, err)
 	}

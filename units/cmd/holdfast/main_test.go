@@ -70,13 +70,13 @@ func TestHelpAndVersion(t *testing.T) {
 func TestHelpHasEveryFlag(t *testing.T) {
 	all := map[string]string{
 		"upgrade": "version dry-run request-id soak interval health-url metrics-url requests errors max-error-rate max-failures " +
-			"canary wave pause max-failed ratio user timeout quiet json",
-		"rollback": "socket reason dry-run request-id user timeout quiet json",
-		"status":   "socket user timeout json",
-		"history":  "lines user timeout json",
+			"canary wave pause max-failed ratio user direct via-service timeout quiet json",
+		"rollback": "socket reason dry-run request-id user direct via-service timeout quiet json",
+		"status":   "socket user direct via-service timeout json",
+		"history":  "lines user direct via-service timeout json",
 		"wait":     "version socket user timeout quiet json",
-		"freeze":   "reason user quiet",
-		"thaw":     "reason user quiet",
+		"freeze":   "reason user direct via-service quiet",
+		"thaw":     "reason user direct via-service quiet",
 		"reload":   "socket user timeout quiet json config",
 		"render": "name exec description documentation socket datagram seqpacket state-directory systemd mode flavour instance user soft-reboot " +
 			"launcher check-timeout start-timeout probation drain-timeout watchdog fd-store-max exec-directory holdfast " +

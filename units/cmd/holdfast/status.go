@@ -35,12 +35,11 @@ itself on its control socket, /run/UNIT/control.sock. In a command of the servic
 $RUNTIME_DIRECTORY names it, too.
 
 Options:
-      --socket=PATH     the control socket
-      --user            units of your own service manager
-      --timeout=TIME    how long to wait for an answer (5s); 0 is without end
-      --json=MODE       print the status as JSON: short, pretty or off; an object
-                        for each unit, one after the other
-  -h, --help            show this help
+      --socket=PATH          the control socket
+` + whereHelp + `      --timeout=TIME         how long to wait for an answer (5s); 0 is without end
+      --json=MODE            print the status as JSON: short, pretty or off; an object
+                             for each unit, one after the other
+  -h, --help                 show this help
 
 ` + command.ExitCodesHelp
 
@@ -64,7 +63,8 @@ func runStatus(ctx context.Context, connect connector, args []string, stdout, st
 	c := command.NewFlags("status", statusHelp, stdout, stderr)
 	var asJSON command.JSONMode
 	socket := c.String("socket", "", "")
-	userManager := c.Bool("user", false, "")
+	var w where
+	w.flags(c)
 	timeout := c.Duration("timeout", 5*time.Second, "")
 	c.Var(&asJSON, "json", "")
 	units, code, done := c.ReadMixed(args)
@@ -77,13 +77,16 @@ func runStatus(ctx context.Context, connect connector, args []string, stdout, st
 		// A service, and not a unit: that needs no systemd.
 		return command.Status(ctx, args, stdout, stderr)
 	}
+	if code, wrong := w.wrong(c); wrong {
+		return code
+	}
 	ctx, cancel := command.WithTimeout(ctx, *timeout)
 	defer cancel()
 
 	var all []unitStatus
-	h, err := connect(*userManager)
+	h, err := connect(w)
 	if err != nil {
-		all, err = bySocket(ctx, units, *userManager)
+		all, err = bySocket(ctx, units, w.user)
 	} else {
 		defer h.Close()
 		all, err = byHelper(ctx, h, units)
@@ -100,7 +103,7 @@ func runStatus(ctx context.Context, connect connector, args []string, stdout, st
 	}
 	for _, s := range all {
 		if s.err != nil {
-			code = cmp.Or(code, command.ExitCode(s.err))
+			code = cmp.Or(code, exitCode(s.err))
 		}
 	}
 	return code

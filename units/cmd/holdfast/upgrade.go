@@ -30,8 +30,8 @@ ends it.
 Usage: holdfast upgrade [OPTIONS] UNIT...
 
 UNIT is the name of a service ("myapp", "myapp@1.service"), or a pattern, which
-stands for the units that are active. It works through systemd and needs its right
-to reload the unit.
+stands for the units that are active. It works through systemd. Who may not reload
+the unit has org.holdfast.Upgrade1 do it.
 
 What:
       --version=VERSION      the version that must serve in the end; a unit that
@@ -62,8 +62,7 @@ Waves:
       --ratio=RATE           end when so many of all have the new version (1), 0 to 1
 
 Options:
-      --user                 units of your own service manager
-      --timeout=TIME         bound of the reload of one unit (that of the unit)
+` + whereHelp + `      --timeout=TIME         bound of the reload of one unit (that of the unit)
   -q, --quiet                print errors only
       --json=MODE            print the result as JSON: short, pretty or off
   -h, --help                 show this help
@@ -92,8 +91,7 @@ Options:
       --dry-run              check the units, say what would be done, do nothing
       --request-id=ID        name of the request: the same one again starts nothing
                              new, but waits for the first and has its result
-      --user                 units of your own service manager
-      --timeout=TIME         bound of the rollback of one unit (that of its reload)
+` + whereHelp + `      --timeout=TIME         bound of the rollback of one unit (that of its reload)
   -q, --quiet                print errors only
       --json=MODE            print the result as JSON: short, pretty or off
   -h, --help                 show this help
@@ -104,7 +102,7 @@ Options:
 type rolling struct {
 	*command.Flags
 	request upgrade.Request
-	user    bool
+	where   where
 	quiet   bool
 	asJSON  command.JSONMode
 	// noun is what it is called, verb what has happened.
@@ -117,7 +115,7 @@ func newRolling(noun, verb, help string, stdout, stderr io.Writer) *rolling {
 	r.BoolVar(&r.request.DryRun, "dry-run", false, "")
 	r.StringVar(&r.request.ID, "request-id", "", "")
 	r.DurationVar(&r.request.Timeout, "timeout", 0, "")
-	r.BoolVar(&r.user, "user", false, "")
+	r.where.flags(r.Flags)
 	r.BoolVar(&r.quiet, "quiet", false, "")
 	r.BoolVar(&r.quiet, "q", false, "")
 	r.Var(&r.asJSON, "json", "")
@@ -207,6 +205,9 @@ func (r *rolling) read(args []string) (code int, done bool) {
 	if len(units) == 0 {
 		return r.Wrong("name the UNIT, or several"), true
 	}
+	if code, wrong := r.where.wrong(r.Flags); wrong {
+		return code, true
+	}
 	r.request.Units, r.request.By = units, caller()
 	return 0, false
 }
@@ -220,7 +221,7 @@ func (r *rolling) given(name string) bool {
 
 // run has the helper do it and says how it ended.
 func (r *rolling) run(ctx context.Context, connect connector, act func(helper, context.Context, upgrade.Request, func(upgrade.Event)) (upgrade.Report, error)) int {
-	h, err := connect(r.user)
+	h, err := connect(r.where)
 	if err != nil {
 		return sayError(r.Flags, err)
 	}
@@ -327,7 +328,7 @@ func (r *rolling) sayFailure(report upgrade.Report) {
 		reason = "no reason was given"
 	}
 	journalctl := "journalctl"
-	if r.user {
+	if r.where.user {
 		journalctl += " --user"
 	}
 	switch report.Outcome {

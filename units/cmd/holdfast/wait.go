@@ -47,7 +47,7 @@ func soleUnit(args []string) (unit string, userManager bool) {
 
 // exists returns the error that there is no such unit, and no other.
 func exists(ctx context.Context, connect connector, unit string, userManager bool) error {
-	h, err := connect(userManager)
+	h, err := connect(where{user: userManager})
 	if err != nil {
 		return nil
 	}
