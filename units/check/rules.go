@@ -57,7 +57,7 @@ var rules = []rule{
 	{"LoadCredential", "Service", hot, 247, credential},
 	{"LoadCredentialEncrypted", "Service", hot, 250, credential},
 	{"ImportCredential", "Service", hot, 254, credential},
-	{"PrivatePIDs", "Service", overlap | other, 257, privatePIDs},
+	{"PrivatePIDs", "Service", any_, 257, privatePIDs},
 	{"NoNewPrivileges", "Service", holdfast, 0, noNewPrivileges},
 	{"RestrictAddressFamilies", "Service", any_, 0, addressFamilies},
 	{"SystemCallFilter", "Service", hot, 0, systemCalls},

@@ -327,9 +327,18 @@ func privatePIDs(s *subject) {
 		return
 	}
 	at, _ := s.service.last("Service", "PrivatePIDs")
-	if s.is(overlap) {
-		s.report(Error, at, "the old version is PID 1 of the service: the new one, which it starts, dies with it, and systemd cannot be told its PID; the mode in place works", "PrivatePIDs=no")
-	} else if s.service.value("Service", "Type", "") == "forking" || len(s.service.commands("ExecReload")) > 0 {
+	const dies = "the old version is PID 1 of the service: the new one, which it starts, dies with it, and systemd cannot be told its PID"
+	switch {
+	case s.is(holdfast) && len(s.sockets) > 0:
+		// Seen on 257 and 262.
+		why := "the service is PID 1 in there, and $LISTEN_PID, which is the number outside, names another process: it does not take the sockets of its socket units"
+		if s.is(overlap) {
+			why += "; and " + dies
+		}
+		s.report(Error, at, why, "PrivatePIDs=no")
+	case s.is(overlap):
+		s.report(Error, at, dies+"; the mode in place works", "PrivatePIDs=no")
+	case s.is(other) && (s.service.value("Service", "Type", "") == "forking" || len(s.service.commands("ExecReload")) > 0):
 		s.report(Note, at, "no upgrade in which one process follows another can work: all end with the first one")
 	}
 }
