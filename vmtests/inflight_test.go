@@ -61,14 +61,22 @@ func (m *myapp) slowRequest(d time.Duration) *inFlight {
 	return f
 }
 
-// mustAnswer says that the rest of the answer came.
-func (f *inFlight) mustAnswer() {
-	f.m.t.Helper()
+// rest is nil if the rest of the answer came.
+func (f *inFlight) rest() error {
 	var all []string
 	for line := range f.lines {
 		all = append(all, line)
 	}
 	if err := <-f.ended; err != nil || !strings.Contains(strings.Join(all, "\n"), "slept for") {
-		f.m.t.Errorf("a request in flight was cut: %v\n%s", err, strings.Join(all, "\n"))
+		return fmt.Errorf("a request in flight was cut: %v\n%s", err, strings.Join(all, "\n"))
+	}
+	return nil
+}
+
+// mustAnswer says that the rest of the answer came.
+func (f *inFlight) mustAnswer() {
+	f.m.t.Helper()
+	if err := f.rest(); err != nil {
+		f.m.t.Error(err)
 	}
 }

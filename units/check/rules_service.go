@@ -292,7 +292,7 @@ func execReload(s *subject) {
 		case kill && isSignal(signal, "USR2"):
 			s.report(Warning, c.at, "it asks for an upgrade and does not wait: systemctl reload succeeds before anything has happened, and also if the upgrade fails", write)
 		case kill:
-			s.report(Error, c.at, "it sends "+signal+", which asks for no upgrade, and succeeds at once: systemctl reload does nothing", write)
+			s.report(Error, c.at, "it sends "+signal+", which asks for no upgrade: the service goes on as it is, or ends by the signal, and systemctl reload does not wait for either", write)
 		case s.program() != "" && c.Path == path.Clean(s.program()):
 			s.report(Warning, c.at, "it runs the file that is to be proven first: one for another machine, or one that hangs, fails the reload before the old version can check it; and it must wait for the verdict", write)
 		}
