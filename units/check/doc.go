@@ -28,13 +28,12 @@
 //
 // # What looks dangerous and is not
 //
-// These were measured with an upgrade in them on systemd 247, 252, 257 and 262, and no rule names
-// them: DynamicUser=, PrivateUsers=, ProtectProc= and ProcSubset= (a service finds its own children,
-// and needs no other process), NoNewPrivileges= but for a file with a setuid bit, MemoryDenyWriteExecute=,
-// RestrictNamespaces=, ProtectSystem=strict, PrivateTmp=, SystemCallFilter=@system-service without
-// @privileged and @resources, an empty CapabilityBoundingSet=. ReadOnlyPaths= and
-// BindReadOnlyPaths= of the single file are harmless to Holdfast, which asks for no path of its own
-// process; a mount of the file over another path is not.
+// No rule names these. The units that package units renders have them all, and upgrade with them
+// on systemd 247, 252, 257 and 262: DynamicUser=, PrivateUsers=, ProtectProc= and ProcSubset= (a service
+// finds its own children, and needs no other process), NoNewPrivileges= but for a file with a setuid
+// bit, MemoryDenyWriteExecute=, RestrictNamespaces=, ProtectSystem=strict, PrivateTmp=,
+// SystemCallFilter=@system-service without @privileged and @resources, an empty
+// CapabilityBoundingSet=.
 //
 // # Guarantees
 //
