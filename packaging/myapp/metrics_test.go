@@ -20,6 +20,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 	"github.com/holdfast-go/holdfast/reexec/reexectest"
+	"github.com/holdfast-go/holdfast/units"
 )
 
 // scraper reads /metrics as Prometheus does, and sees whether anything falls that
@@ -222,6 +223,36 @@ func TestMetricsContinue(t *testing.T) {
 			if series := fmt.Sprintf("hot_update_resident_memory_bytes{service=\"myapp\",when=%q}", when); now[series] < 1<<20 {
 				t.Errorf("%s is %v", series, now[series])
 			}
+		}
+	}
+}
+
+// In place the verdict is counted by the program that was executed.
+func TestMetricsContinueInPlace(t *testing.T) {
+	t.Parallel()
+	u := reexectest.Start(t, onStandInBy(t, reexectest.DefaultSystemd, units.InPlace))
+	stop := startScrapers(t, u)
+	for version := 2; version <= 4; version++ {
+		if err := u.Install("/usr/bin/myapp", reexectest.Version(strconv.Itoa(version))); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waitKept(t, u)
+	}
+	stop()
+	now := waitScrape(t, scrapersOf(u)[0])
+	for series, want := range map[string]float64{
+		`hot_update_attempts_total{result="upgraded",service="myapp"}`:        3,
+		`hot_update_latency_seconds_count{phase="executing",service="myapp"}`: 3,
+		`hot_update_latency_seconds_count{phase="emptying",service="myapp"}`:  3,
+		`hot_update_drain_seconds_count{service="myapp"}`:                     3,
+		`hot_update_success_rate{service="myapp",version="4"}`:                1,
+		`hot_update_generation{service="myapp"}`:                              4,
+	} {
+		if now[series] != want {
+			t.Errorf("%s is %v, want %v", series, now[series], want)
 		}
 	}
 }
