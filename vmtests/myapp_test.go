@@ -256,7 +256,7 @@ func (m *myapp) mainPID() int {
 func (m *myapp) status() control.Status {
 	m.t.Helper()
 	var st control.Status
-	text := m.run("/usr/bin/holdfast", "status", "--json=short", myappUnit)
+	text := m.run("/usr/bin/holdfast", "status", "--json=short", "--timeout=1m", myappUnit)
 	if err := json.Unmarshal([]byte(text), &st); err != nil {
 		m.t.Fatalf("holdfast status: %v\n%s", err, text)
 	}
