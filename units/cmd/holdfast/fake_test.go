@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
@@ -32,6 +33,8 @@ type fakeHelper struct {
 	events []upgrade.Event
 	err    error
 	during func() // runs after the events, unless nil
+
+	mu sync.Mutex // of all, where another goroutine calls
 
 	userManager bool
 	action      string
@@ -65,16 +68,33 @@ func (h *fakeHelper) run(t *testing.T, args ...string) commandtest.Output {
 }
 
 func (h *fakeHelper) act(action string, r upgrade.Request, onEvent func(upgrade.Event)) (upgrade.Report, error) {
+	h.mu.Lock()
 	h.action, h.request = action, r
-	for _, e := range h.events {
+	report, events, err, during := h.report, h.events, h.err, h.during
+	h.mu.Unlock()
+	for _, e := range events {
 		if onEvent != nil {
 			onEvent(e)
 		}
 	}
-	if h.during != nil {
-		h.during()
+	if during != nil {
+		during()
 	}
-	return h.report, h.err
+	return report, err
+}
+
+// asked is what was asked for last.
+func (h *fakeHelper) asked() (action string, r upgrade.Request) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.action, h.request
+}
+
+// set changes what is answered.
+func (h *fakeHelper) set(events []upgrade.Event, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events, h.err = events, err
 }
 
 func (h *fakeHelper) Rollout(_ context.Context, r upgrade.Request, onEvent func(upgrade.Event)) (upgrade.Report, error) {
@@ -115,11 +135,15 @@ func (h *fakeHelper) History(_ context.Context, unit string) ([]upgrade.Report, 
 }
 
 func (h *fakeHelper) Freeze(_ context.Context, unit, by, reason string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.frozen = append(h.frozen, unit+" by "+by+": "+reason)
 	return h.err
 }
 
 func (h *fakeHelper) Thaw(_ context.Context, unit, by, reason string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.frozen = append(h.frozen, "not "+unit)
 	return h.err
 }

@@ -133,16 +133,16 @@ func TestRemote(t *testing.T) {
 		},
 		Waves: upgrade.Waves{Ratio: 0.5, Canary: -1, Size: 3, Pause: 30 * time.Second, MaxFailed: 1},
 	}
-	if h.action != "rollout" || !reflect.DeepEqual(h.request, want) {
-		t.Errorf("%s of\n%+v, want\n%+v", h.action, h.request, want)
+	if action, got := h.asked(); action != "rollout" || !reflect.DeepEqual(got, want) {
+		t.Errorf("%s of\n%+v, want\n%+v", action, got, want)
 	}
 	if strings.Contains(o.Stderr, "\x1b") || !strings.Contains(o.Stderr, "pause of 30s before wave 2") {
 		t.Errorf("progress is\n%s", o.Stderr)
 	}
-	h.events = nil
+	h.set(nil, nil)
 	runRemote(t.Context(), "rollback", "--dry-run", "myapp").Want(t, command.ExitOK, "Rolled back myapp.service", "")
-	if h.action != "rollback" || !h.request.DryRun {
-		t.Errorf("%s of %+v", h.action, h.request)
+	if action, got := h.asked(); action != "rollback" || !got.DryRun {
+		t.Errorf("%s of %+v", action, got)
 	}
 
 	runRemote(t.Context(), "status", "myapp").Want(t, command.ExitOK, "http: tcp 127.0.0.1:8080 (myapp.socket)\n", "")
@@ -151,9 +151,11 @@ func TestRemote(t *testing.T) {
 	runRemote(t.Context(), "history", "myapp").Want(t, command.ExitOK, "rolled back  1.0.0 → 1.1.0", "")
 	runRemote(t.Context(), "freeze", "--reason=audit", "myapp").Want(t, command.ExitOK, "Upgrades of myapp are frozen.\n", "")
 	runRemote(t.Context(), "thaw", "myapp").Want(t, command.ExitOK, "Upgrades of myapp are allowed.\n", "")
+	h.mu.Lock()
 	if want := []string{"myapp.service by root: audit", "not myapp.service"}; !reflect.DeepEqual(h.frozen, want) {
 		t.Errorf("frozen %q, want %q", h.frozen, want)
 	}
+	h.mu.Unlock()
 
 	for i, tt := range []struct {
 		err  error
@@ -168,7 +170,7 @@ func TestRemote(t *testing.T) {
 		{&upgrade.RequestError{Field: "gates.soak", Value: 1, Want: "is odd"}, "a", command.ExitUsage, "is odd"},
 		{errors.New("disk full"), "a", command.ExitFailed, "disk full"},
 	} {
-		h.err = tt.err
+		h.set(nil, tt.err)
 		runRemote(t.Context(), "upgrade", fmt.Sprintf("--request-id=e%d", i), tt.unit).Want(t, tt.code, "", tt.want)
 	}
 }
