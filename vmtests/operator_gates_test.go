@@ -84,15 +84,20 @@ func TestOperatorRollsBack(t *testing.T) {
 		l := m.load()
 		m.put(v2)
 		m.help("rollout", request("up")).reports(upgrade.Done)
-		report := m.help("rollback", request("down")).reports(upgrade.Done)
+		down := request("down")
+		down.Reason = "it is slow"
+		report := m.help("rollback", down).reports(upgrade.Done)
 		if unit := report.Units[0]; report.Action != "rollback" || unit.From.Version != "2.0.0" || unit.To.Version != "1.0.0" || unit.To.PID != m.mainPID() {
 			t.Errorf("report %+v", report)
 		}
 		if st := m.status(); st.Version != "1.0.0" || st.Last == nil || !st.Last.Rollback {
 			t.Errorf("status %+v", st)
 		}
+		if g := m.status().LastGood; g == nil || len(g.Failed) == 0 || !strings.Contains(g.Failed[0].Reason, "by a story: it is slow") {
+			t.Errorf("the record is %s", asJSON(g))
+		}
 		// It is done once.
-		if again := m.help("rollback", request("down")).reports(upgrade.Done); !again.Started.Equal(report.Started) {
+		if again := m.help("rollback", down).reports(upgrade.Done); !again.Started.Equal(report.Started) {
 			t.Errorf("the same ID has got another report: %+v", again)
 		}
 		m.nothingLost(l)

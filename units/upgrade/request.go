@@ -18,6 +18,9 @@ type Request struct {
 	Version string `json:"version,omitempty"`
 	// By is who asked: a user's name, for the journal.
 	By string `json:"by,omitempty"`
+	// Reason is why, for people: of a rollback it is in the log, the status text and
+	// the record of what must not start. At most 256 bytes.
+	Reason string `json:"reason,omitempty"`
 
 	Gates Gates `json:"gates"`
 	Waves Waves `json:"waves"`

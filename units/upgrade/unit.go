@@ -3,6 +3,7 @@
 package upgrade
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -350,8 +351,8 @@ func (r *rollout) why(s *step) string {
 	if r.rec.Request.By != "" {
 		text += " by " + r.rec.Request.By
 	}
-	if s.Report.Reason != "" {
-		text += ": " + s.Report.Reason
+	if reason := cmp.Or(s.Report.Reason, r.rec.Request.Reason); reason != "" {
+		text += ": " + reason
 	}
 	return text
 }

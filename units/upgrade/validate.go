@@ -56,7 +56,7 @@ func (r Request) withDefaults() (Request, error) {
 			errs = append(errs, err)
 		}
 	}
-	for field, text := range map[string]string{"by": r.By, "version": r.Version} {
+	for field, text := range map[string]string{"by": r.By, "version": r.Version, "reason": r.Reason} {
 		if len(text) > maxText || strings.ContainsFunc(text, unicode.IsControl) {
 			wrong(field, text, fmt.Sprintf("must have at most %d bytes, none of them control characters", maxText))
 		}

@@ -38,6 +38,7 @@ var optionTable = []option{
 		return nil
 	})},
 	{name: "dry-run", rollback: true, set: typed(func(r *upgrade.Request, v bool) error { r.DryRun = v; return nil })},
+	{name: "reason", rollback: true, set: typed(func(r *upgrade.Request, v string) error { r.Reason = v; return nil })},
 	{name: "timeout-usec", rollback: true, set: span(func(r *upgrade.Request, v time.Duration) { r.Timeout = v })},
 	{name: "soak-usec", set: span(func(r *upgrade.Request, v time.Duration) {
 		if r.Gates.Soak = v; v == 0 {

@@ -16,7 +16,7 @@ import (
 
 func TestNewRequest(t *testing.T) {
 	all := variants(
-		"request-id", "a", "dry-run", true, "timeout-usec", uint64(90e6), "soak-usec", uint64(2e6), "interval-usec", uint64(250e3),
+		"request-id", "a", "dry-run", true, "reason", "slow", "timeout-usec", uint64(90e6), "soak-usec", uint64(2e6), "interval-usec", uint64(250e3),
 		"max-failures", uint32(2), "requests", "r", "errors", "e", "max-error-rate", 0.25, "health-url", "http://h/", "metrics-url", "http://m/",
 		"canary", uint32(3), "wave", uint32(4), "pause-usec", uint64(5e6), "max-failed", uint32(6),
 	)
@@ -25,7 +25,7 @@ func TestNewRequest(t *testing.T) {
 	}
 	got, fault := newRequest(rollout, "  a.service  b@*.service ", "2", 0.5, all, true)
 	want := upgrade.Request{
-		ID: "a", Units: []string{"a.service", "b@*.service"}, Version: "2", DryRun: true, Timeout: 90 * time.Second,
+		ID: "a", Units: []string{"a.service", "b@*.service"}, Version: "2", DryRun: true, Reason: "slow", Timeout: 90 * time.Second,
 		Gates: upgrade.Gates{
 			Soak: 2 * time.Second, Interval: 250 * time.Millisecond, MaxFailures: 2, Requests: "r", Errors: "e", MaxErrorRate: 0.25,
 			HealthURL: "http://h/", MetricsURL: "http://m/",
@@ -63,7 +63,7 @@ func TestNewRequest(t *testing.T) {
 		{rollout, "a", 1, variants("soak-usec", uint64(math.MaxUint64)), true, ErrorInvalidArgument, `option "soak-usec": is 18446744073709551615 µs, must be at most 24h0m0s`},
 		{rollout, "a", 1, variants("request-id", ""), true, ErrorInvalidArgument, `option "request-id": must not be empty`},
 		{rollout, "a", 1, variants("b", 1, "a", 2), true, ErrorInvalidArgument, `option "a": `},
-		{rollback, "a", 1, variants("soak-usec", uint64(1)), true, ErrorInvalidArgument, `option "soak-usec": there is none of this name, only request-id, dry-run, timeout-usec`},
+		{rollback, "a", 1, variants("soak-usec", uint64(1)), true, ErrorInvalidArgument, `option "soak-usec": there is none of this name, only request-id, dry-run, reason, timeout-usec`},
 		{rollout, "a", 1, variants("health-url", "http://h/"), false, ErrorPermissionDenied, `option "health-url": only root`},
 	} {
 		_, fault := newRequest(tt.action, tt.unit, "", tt.ratio, tt.options, tt.root)

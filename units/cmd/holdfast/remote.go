@@ -176,6 +176,7 @@ func options(r upgrade.Request) map[string]dbus.Variant {
 	g, w := r.Gates, r.Waves
 	set("request-id", r.ID != "", r.ID)
 	set("dry-run", r.DryRun, true)
+	set("reason", r.Reason != "", r.Reason)
 	set("timeout-usec", r.Timeout != 0, usec(r.Timeout))
 	set("soak-usec", g.Soak != 0, usec(g.Soak))
 	set("interval-usec", g.Interval != 0, usec(g.Interval))

@@ -87,7 +87,7 @@ names the socket.
 
 Options:
       --socket=PATH          the control socket of the service, instead of UNIT
-      --reason=TEXT          why, for the log and the status; with --socket
+      --reason=TEXT          why, for the log and the status
       --dry-run              check the units, say what would be done, do nothing
       --request-id=ID        name of the request: the same one again starts nothing
                              new, but waits for the first and has its result
@@ -187,9 +187,8 @@ func runRollback(ctx context.Context, connect connector, args []string, stdout, 
 	case len(units) == 0 || *socket != "":
 		// A service, and not a unit: that needs no systemd.
 		return command.Rollback(ctx, args, stdout, stderr)
-	case *reason != "":
-		return r.Wrong("--reason=: needs --socket=")
 	}
+	r.request.Reason = *reason
 	if code, done := r.read(args); done {
 		return code
 	}

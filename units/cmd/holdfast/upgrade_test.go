@@ -55,8 +55,8 @@ func TestUpgradeRequest(t *testing.T) {
 	if !h.userManager || !reflect.DeepEqual(h.request.Units, []string{"myapp", "other"}) {
 		t.Errorf("user manager %v, units %v", h.userManager, h.request.Units)
 	}
-	h.run(t, "rollback", "myapp", "--dry-run").Want(t, command.ExitOK, "Rolled back myapp.service", "")
-	if h.action != "rollback" || !h.request.DryRun {
+	h.run(t, "rollback", "myapp", "--dry-run", "--reason=it is slow").Want(t, command.ExitOK, "Rolled back myapp.service", "")
+	if h.action != "rollback" || !h.request.DryRun || h.request.Reason != "it is slow" {
 		t.Errorf("%s of %+v", h.action, h.request)
 	}
 }
@@ -74,7 +74,6 @@ func TestUpgradeUsage(t *testing.T) {
 		"upgrade --update a":          "flag provided but not defined: --update",
 		"rollback":                    "name the UNIT, or its control socket",
 		"rollback --socket=/x a":      `UNIT "a" and --socket="/x": use one of them`,
-		"rollback --reason=x a":       "--reason=: needs --socket=",
 		"rollback --soak=1s a":        "flag provided but not defined: --soak",
 		"history":                     "name the UNIT",
 		"history a b":                 `one UNIT at a time: "b" is too many`,
