@@ -131,7 +131,13 @@ func (h *State) sendAdded(ctx context.Context, to updater) error {
 		return err
 	}
 	defer now.close()
-	added, err := h.difference(ctx, now, h.base)
+	h.mu.Lock()
+	base, closed := h.base, h.closed
+	h.mu.Unlock()
+	if closed {
+		return nil // without the base, all would look as if it were new
+	}
+	added, err := h.difference(ctx, now, base)
 	if err != nil {
 		return err
 	}
@@ -143,6 +149,9 @@ func (h *State) sendAdded(ctx context.Context, to updater) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		return nil
+	}
 	return h.setBaseLocked(now)
 }
 

@@ -270,6 +270,34 @@ func TestMergeErrors(t *testing.T) {
 	}
 }
 
+// A beat may come while the process ends. What it says then must not look as if
+// all had been counted since the last one.
+func TestCountsWhileTheProcessEnds(t *testing.T) {
+	for range 50 {
+		k := newKeeper(t)
+		first := &counting{generation: begins(t, k), x: new(tally)}
+		first.h = first.with("tally", first.x.merged())
+		first.lead(false)
+		next := first.successor(k)
+		y := new(tally)
+		next.with("tally", y.merged())
+		first.promote(next)
+		first.x.add(7)
+		first.sendAdded(t.Context(), &wire{t, next})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			first.close()
+		}()
+		first.sendAdded(t.Context(), &wire{t, next})
+		<-ended
+		first.sendAdded(t.Context(), &wire{t, next})
+		if got := y.get(); got != 7 {
+			t.Fatalf("merged %d, want 7", got)
+		}
+	}
+}
+
 var errDeaf = errors.New("nobody hears")
 
 // deaf is a generation that is gone.

@@ -155,6 +155,7 @@ type State struct {
 	seq       uint64       // the highest that was seen
 	kept      []*heldFrame // of all formats, for other versions and the next start
 	base      *heldFrame   // of Merged: what the other generation has of it
+	closed    bool         // with the process; nothing is told to others any more
 	pending   *heldFrame   // the newest that the predecessor has sent after the first
 	stale     []string     // entries of the fd store that nobody can use
 	loaded    *Frame

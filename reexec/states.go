@@ -411,7 +411,7 @@ func (ss *states) close() {
 		for _, f := range append(h.kept, h.base, h.pending) {
 			f.close()
 		}
-		h.kept, h.base, h.pending = nil, nil, nil
+		h.kept, h.base, h.pending, h.closed = nil, nil, nil, true
 		h.mu.Unlock()
 	}
 }

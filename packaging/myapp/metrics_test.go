@@ -134,7 +134,8 @@ func startScrapers(t *testing.T, u *reexectest.Unit) (stop func()) {
 func TestMetricsContinue(t *testing.T) {
 	t.Parallel()
 	o := onStandIn(t, reexectest.DefaultSystemd)
-	for name, text := range dropIn("-probation=300ms -beat=100ms") {
+	// It leaves time to stop a version on trial.
+	for name, text := range dropIn("-probation=2s -beat=100ms") {
 		o.Files[name] = text
 	}
 	u := reexectest.Start(t, o)
