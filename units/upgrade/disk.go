@@ -92,19 +92,6 @@ func lockFile(name string, mode os.FileMode) (*lock, error) {
 	return &lock{f}, nil
 }
 
-// say writes who holds the lock, for those who find it held.
-func (l *lock) say(holder Holder) error {
-	text, err := json.Marshal(holder)
-	if err != nil {
-		return err
-	}
-	if err := l.file.Truncate(0); err != nil {
-		return err
-	}
-	_, err = l.file.WriteAt(text, 0)
-	return err
-}
-
 func (l *lock) release() { _ = l.file.Close() }
 
 // held says whether somebody holds the lock of a file.

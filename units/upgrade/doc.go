@@ -37,7 +37,8 @@
 //
 //	requests/ID/record.json   a request, what was found, and how far it is (mode 0600)
 //	requests/ID/lock          held by the helper that works on it
-//	locks/UNIT                the same for a unit, with who it is
+//	locks/UNIT                the same for a unit (mode 0600: who reads it could hold it)
+//	holders/UNIT.json         who holds it
 //	history/UNIT.json         the last reports of a unit, the newest first
 //	frozen/UNIT.json          who has frozen the unit, and why
 //

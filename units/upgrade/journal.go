@@ -3,6 +3,7 @@
 package upgrade
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -77,10 +80,11 @@ type journal struct{ dir string }
 
 // create makes the directory if there is none.
 func (j journal) create() error {
-	for _, d := range []string{"requests", "locks", "history", "frozen"} {
+	for _, d := range []string{"requests", "locks", "holders", "history", "frozen"} {
 		mode := os.FileMode(0o755)
-		if d == "requests" {
-			mode = 0o700 // URLs may have passwords
+		if d == "requests" || d == "locks" {
+			// URLs may have passwords, and whoever may open a file can lock it.
+			mode = 0o700
 		}
 		if err := os.MkdirAll(filepath.Join(j.dir, d), mode); err != nil {
 			return err
@@ -91,6 +95,10 @@ func (j journal) create() error {
 
 func (j journal) request(id string) string    { return filepath.Join(j.dir, "requests", id) }
 func (j journal) unitLock(unit string) string { return filepath.Join(j.dir, "locks", unit) }
+func (j journal) unitHolder(unit string) string {
+	return filepath.Join(j.dir, "holders", unit+".json")
+}
+
 func (j journal) history(unit string) string {
 	return filepath.Join(j.dir, "history", unit+".json")
 }
@@ -230,9 +238,10 @@ type Holder struct {
 
 // lockUnits locks all units or none.
 func (j journal) lockUnits(units []string, request Request) (release func(), err error) {
-	var locks []*lock
+	locks := make(map[string]*lock)
 	release = func() {
-		for _, l := range locks {
+		for unit, l := range locks {
+			_ = os.Remove(j.unitHolder(unit)) // it would name a process that is gone
 			l.release()
 		}
 	}
@@ -240,10 +249,10 @@ func (j journal) lockUnits(units []string, request Request) (release func(), err
 	units = slices.Sorted(slices.Values(units))
 	holder := Holder{ID: request.ID, By: request.By, PID: os.Getpid(), Since: time.Now()}
 	for _, unit := range units {
-		l, err := lockFile(j.unitLock(unit), 0o644)
+		l, err := lockFile(j.unitLock(unit), 0o600)
 		if err == nil {
-			locks = append(locks, l)
-			err = l.say(holder)
+			locks[unit] = l
+			err = j.hold(unit, holder)
 		}
 		if errors.Is(err, errLocked) {
 			err = &BusyError{Unit: unit, Holder: j.holder(unit)}
@@ -256,21 +265,43 @@ func (j journal) lockUnits(units []string, request Request) (release func(), err
 	return release, nil
 }
 
+// hold writes who holds the lock of a unit, for those who find it held.
+func (j journal) hold(unit string, holder Holder) error {
+	text, err := json.Marshal(holder)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(j.unitHolder(unit), text, 0o644)
+}
+
 // holder is who holds the lock of a unit, as far as it has said.
 func (j journal) holder(unit string) Holder {
 	var h Holder
-	_ = readFile(j.unitLock(unit), &h) // it may be writing
+	_ = readFile(j.unitHolder(unit), &h) // it may be writing
 	return h
 }
 
 // busy returns who works on a unit, or nil.
 func (j journal) busy(unit string) (*Holder, error) {
 	is, err := held(j.unitLock(unit))
+	if errors.Is(err, fs.ErrPermission) {
+		return j.aliveHolder(unit), nil
+	}
 	if err != nil || !is {
 		return nil, err
 	}
 	h := j.holder(unit)
 	return &h, nil
+}
+
+// aliveHolder is busy for those who may not look at the lock: whoever was killed has
+// left its name.
+func (j journal) aliveHolder(unit string) *Holder {
+	h := j.holder(unit)
+	if h.PID <= 0 || errors.Is(unix.Kill(h.PID, 0), unix.ESRCH) {
+		return nil
+	}
+	return &h
 }
 
 // Freeze is why a unit is not to be upgraded.

@@ -48,6 +48,52 @@ func TestUnitLocks(t *testing.T) {
 	release()
 }
 
+// A reader may lock what it reads, so nobody else may read a lock, but all may see who
+// holds it.
+func TestOthersCannotHoldAUnit(t *testing.T) {
+	j := newJournal(t)
+	release, err := j.lockUnits([]string{"a.service"}, Request{ID: "one", By: "jane"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{filepath.Dir(j.unitLock("a.service")): 0o700, j.unitLock("a.service"): 0o600, j.unitHolder("a.service"): 0o644} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A narrower umask is as good.
+		if got := info.Mode().Perm(); got&^want != 0 {
+			t.Errorf("%s has mode %#o, want at most %#o", name, got, want)
+		}
+	}
+	release()
+	if _, err := os.Stat(j.unitHolder("a.service")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the holder is still named: %v", err)
+	}
+}
+
+// Who may not look at the lock, sees its holder as long as that is there.
+func TestBusyForOthers(t *testing.T) {
+	j := newJournal(t)
+	if err := j.hold("a.service", Holder{ID: "one", PID: os.Getpid()}); err != nil {
+		t.Fatal(err)
+	}
+	if h := j.aliveHolder("a.service"); h == nil || h.ID != "one" {
+		t.Errorf("a.service: %+v", h)
+	}
+	for _, pid := range []int{0, -1, 1 << 30} { // greater than any PID
+		if err := j.hold("a.service", Holder{ID: "two", PID: pid}); err != nil {
+			t.Fatal(err)
+		}
+		if h := j.aliveHolder("a.service"); h != nil {
+			t.Errorf("PID %d: %+v", pid, h)
+		}
+	}
+	if h := j.aliveHolder("b.service"); h != nil {
+		t.Errorf("b.service: %+v", h)
+	}
+}
+
 func TestHistoryIsBounded(t *testing.T) {
 	j := newJournal(t)
 	for i := range maxHistory + 5 {
