@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -100,10 +101,15 @@ func fetchBy(ctx context.Context, t target, dial func(context.Context) (net.Conn
 	req.Header.Set("User-Agent", "holdfast")
 	resp, err := client.Do(req)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = fmt.Errorf("get %s: %w", t, cause)
+		// What net/http says has the whole URL.
+		var said *url.Error
+		if errors.As(err, &said) {
+			err = said.Err
 		}
-		return 0, nil, err
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return 0, nil, fmt.Errorf("get %s: %w", t, err)
 	}
 	defer resp.Body.Close()
 	body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
@@ -116,11 +122,20 @@ func fetchBy(ctx context.Context, t target, dial func(context.Context) (net.Conn
 	return resp.StatusCode, body, nil
 }
 
+// String is for the report, which everybody may read: a password and a query, which may be a
+// token, are not in it.
 func (t target) String() string {
-	if t.socket != "" {
-		return "unix:" + t.socket + " " + t.url
+	text := t.url
+	if u, err := url.Parse(t.url); err == nil {
+		if u.RawQuery != "" {
+			u.RawQuery = "..."
+		}
+		text = u.Redacted()
 	}
-	return t.url
+	if t.socket != "" {
+		return "unix:" + t.socket + " " + text
+	}
+	return text
 }
 
 // upgrading are the states in which a verdict is still to come.

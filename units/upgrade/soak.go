@@ -103,7 +103,7 @@ func (r *rollout) lookPages(s *step, client controller) *failure {
 			return &failure{gate: "health", reason: err.Error(), final: true}
 		}
 		code, body, err := fetch(r.ctx, t)
-		return lookPage("health", url, code, body, err)
+		return lookPage("health", t.String(), code, body, err)
 	}
 	for _, page := range []struct{ gate, path string }{{"health", control.HealthzPath}, {"ready", control.ReadyzPath}} {
 		code, body, err := client.get(r.ctx, page.path)

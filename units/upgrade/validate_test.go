@@ -82,6 +82,28 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+// The report goes to everybody.
+func TestTargetKeepsSecrets(t *testing.T) {
+	for text, want := range map[string]string{
+		"http://127.0.0.1:1/a%%20b":              "http://127.0.0.1:1/a%20b",
+		"http://jane:secret@127.0.0.1:1/h":       "http://jane:xxxxx@127.0.0.1:1/h",
+		"http://127.0.0.1:1/h?token=secret":      "http://127.0.0.1:1/h?...",
+		"unix:/nosuch/http.sock:/h?token=secret": "unix:/nosuch/http.sock http://localhost/h?...",
+	} {
+		target, err := parseTarget(text, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := target.String(); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+		_, _, err = fetch(t.Context(), target)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: error %v", text, err)
+		}
+	}
+}
+
 func TestNatural(t *testing.T) {
 	ordered := []string{"a@1.service", "a@2.service", "a@9.service", "a@10.service", "a@010b.service", "b@1.service"}
 	for i := range ordered {
