@@ -117,13 +117,22 @@ func sayError(c *command.Flags, err error) int {
 		case errors.As(fault, &noUnit):
 			hint("systemctl list-units --type=service")
 		case errors.As(fault, &permission):
-			hint(strings.TrimSpace("sudo " + c.Name() + " " + permission.Unit))
+			unit := permission.Unit
+			if strings.HasPrefix(unit, "/") { // that of the journal
+				unit = "UNIT"
+			}
+			hint(strings.TrimSpace("sudo " + c.Name() + " " + unit))
 		case errors.As(fault, &busy):
 			hint("holdfast wait " + busy.Unit)
 		case errors.As(fault, &frozen):
 			hint("holdfast thaw " + frozen.Unit)
 		case errors.As(fault, &away):
-			hint("holdfast reload UNIT")
+			if c.Name() == "holdfast upgrade" {
+				hint("holdfast reload UNIT")
+			} else {
+				// What was to be looked at must not be upgraded instead.
+				hint("systemctl status dbus")
+			}
 		}
 	}
 	code := exitCode(err)

@@ -107,6 +107,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{&upgrade.NoUnitError{Unit: "a.service"}, 5, `unit "a.service": there is none`, hint("systemctl list-units --type=service")},
 		{&upgrade.PermissionError{Op: "reload", Unit: "a.service", Err: errors.New("denied")}, 4, "reload a.service", hint("sudo holdfast upgrade a.service")},
+		{&upgrade.PermissionError{Op: "write the journal below", Unit: "/var/lib/holdfast", Err: errors.New("denied")}, 4, "the journal below /var/lib/holdfast", hint("sudo holdfast upgrade UNIT")},
 		{&upgrade.PreconditionError{Unit: "a.service", What: "it is not active (failed)", Hint: "systemctl start a.service", Inactive: true}, 3, "it is not active", hint("systemctl start a.service")},
 		{&upgrade.PreconditionError{Unit: "a.service", What: "it has no ExecReload=", Hint: "holdfast check a.service", Unfit: true}, 6, "no ExecReload=", hint("holdfast check a.service")},
 		{&upgrade.PreconditionError{Unit: "a.service", What: "an upgrade of it is under way"}, 1, "holdfast upgrade: unit a.service: an upgrade of it is under way", "holdfast upgrade: unit a.service: an upgrade of it is under way"},
@@ -126,6 +127,14 @@ func TestErrors(t *testing.T) {
 		// The same when there is no helper at all.
 		if o := (&fakeHelper{connectErr: tt.err}).run(t, "upgrade", "a"); o.Code != tt.code {
 			t.Errorf("%v: exit code %d without a helper, want %d", tt.err, o.Code, tt.code)
+		}
+	}
+
+	// Who only looks is not told to upgrade.
+	noBus := &fakeHelper{connectErr: &bus.AwayError{Op: "connect", Err: errors.New("no bus")}}
+	for _, command := range []string{"history", "freeze", "thaw", "rollback"} {
+		if o := noBus.run(t, command, "a"); o.LastLine() != hint("systemctl status dbus") {
+			t.Errorf("%s: last line %q", command, o.LastLine())
 		}
 	}
 
