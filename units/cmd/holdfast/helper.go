@@ -68,8 +68,13 @@ func exitCode(err error) int {
 		precondition *upgrade.PreconditionError
 		request      *upgrade.RequestError
 	)
-	var said *serviceError
+	var (
+		lost *lostError
+		said *serviceError
+	)
 	switch {
+	case errors.As(err, &lost):
+		return command.ExitUnknown
 	case errors.As(err, &said):
 		return said.exitCode()
 	case errors.As(err, &request):
@@ -108,8 +113,11 @@ func sayError(c *command.Flags, err error) int {
 			busy         *upgrade.BusyError
 			frozen       *upgrade.FrozenError
 			away         *bus.AwayError
+			lost         *lostError
 		)
 		switch {
+		case errors.As(fault, &lost):
+			hint(fmt.Sprintf("%s --request-id=%s %s", c.Name(), lost.id, strings.Join(lost.units, " ")))
 		case errors.As(fault, &precondition):
 			if precondition.Hint != "" {
 				hint(precondition.Hint)

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -208,17 +210,20 @@ func (r *remote) follow(ctx context.Context, request *upgrade.Request, onEvent f
 		defer func() { stop(began) }()
 	}
 	var id string
-	switch err := begin(&id); {
+	// To begin it twice is to begin it once: it has a name.
+	switch err := r.persist(ctx, func() error { return begin(&id) }); {
 	case err == nil:
 	case ctx.Err() != nil:
 		return upgrade.Report{}, fmt.Errorf("request %s may have begun, and goes on then: %w", request.ID, err)
+	case isLost(err):
+		return upgrade.Report{}, &lostError{request.ID, request.Units, err}
 	default:
 		return upgrade.Report{}, r.inactive(ctx, *request, err)
 	}
 	began = true
 	for {
 		var report upgrade.Report
-		err := r.callJSON(ctx, &report, "Wait", id)
+		err := r.persist(ctx, func() error { return r.callJSON(ctx, &report, "Wait", id) })
 		var said *serviceError
 		switch {
 		case err == nil:
@@ -227,6 +232,8 @@ func (r *remote) follow(ctx context.Context, request *upgrade.Request, onEvent f
 			return upgrade.Report{}, fmt.Errorf("request %s goes on: %w", id, err)
 		case errors.As(err, &said) && (said.name == upgrade1.ErrorInterrupted || said.name == "org.freedesktop.DBus.Error.NoReply"):
 			// The service has ended; another one resumes the request, and is asked next.
+		case isLost(err):
+			return upgrade.Report{}, &lostError{id, request.Units, err}
 		default:
 			return upgrade.Report{}, err
 		}
@@ -235,6 +242,56 @@ func (r *remote) follow(ctx context.Context, request *upgrade.Request, onEvent f
 		case <-time.After(redraw):
 		}
 	}
+}
+
+// A lostError says that the bus did not come back: the request may go on.
+type lostError struct {
+	id    string
+	units []string
+	err   error
+}
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("request %s may go on, and what becomes of it cannot be heard: %v", e.id, e.err)
+}
+
+func (e *lostError) Unwrap() error { return e.err }
+
+// busPatience is how long the bus, or the service on it, may be away.
+var busPatience = 30 * time.Second
+
+// persist repeats a call while the bus is away, as when it is restarted.
+func (r *remote) persist(ctx context.Context, call func() error) error {
+	end := time.Now().Add(busPatience)
+	for {
+		err := call()
+		if !isLost(err) || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(redraw):
+		}
+		if r.conn.Connected() {
+			continue
+		}
+		if conn, err := dbus.ConnectSystemBus(); err == nil {
+			_ = r.conn.Close() // which it is
+			r.conn, r.object = conn, conn.Object(upgrade1.Name, upgrade1.Path)
+		}
+	}
+}
+
+// isLost tells that the bus or the service is away from an answer.
+func isLost(err error) bool {
+	var said *serviceError
+	if errors.As(err, &said) {
+		return said.name == "org.freedesktop.DBus.Error.ServiceUnknown" || said.name == "org.freedesktop.DBus.Error.NameHasNoOwner" ||
+			said.name == "org.freedesktop.DBus.Error.Disconnected"
+	}
+	var op *net.OpError
+	return errors.Is(err, dbus.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op)
 }
 
 // inactive tells a unit that is not active from one that is not fit: the service has
@@ -266,8 +323,8 @@ func (r *remote) listen(ctx context.Context, request upgrade.Request, onEvent fu
 	if err := r.conn.AddMatchSignalContext(ctx, match...); err != nil {
 		return nil, fmt.Errorf("listen to %s: %w", upgrade1.Name, err)
 	}
-	signals := make(chan *dbus.Signal, 64)
-	r.conn.Signal(signals)
+	conn, signals := r.conn, make(chan *dbus.Signal, 64)
+	conn.Signal(signals)
 	done, ended := make(chan struct{}), make(chan struct{})
 	var id, outcome, reason string
 	go func() {
@@ -297,7 +354,7 @@ func (r *remote) listen(ctx context.Context, request upgrade.Request, onEvent fu
 		}
 		close(done)
 		<-ended
-		r.conn.RemoveSignal(signals)
+		conn.RemoveSignal(signals)
 	}, nil
 }
 

@@ -42,8 +42,9 @@ func (s served) Resume(context.Context, func(upgrade.Event)) ([]upgrade.Report, 
 	return nil, nil
 }
 
-// privateBus starts a message bus of the test's own, and makes it the system's.
-func privateBus(t *testing.T) {
+// privateBus starts a message bus of the test's own, and makes it the system's. It returns
+// what ends the bus, and what starts it again.
+func privateBus(t *testing.T) (stop, start func()) {
 	t.Helper()
 	need(t, "dbus-daemon")
 	dir, err := os.MkdirTemp("", "holdfast-bus-*") // short: the path of a socket has 107 bytes
@@ -56,22 +57,32 @@ func privateBus(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "bus.conf"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("dbus-daemon", "--config-file="+filepath.Join(dir, "bus.conf"), "--nofork", "--nopidfile", "--print-address")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	var cmd *exec.Cmd
+	stop = func() {
+		if cmd != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+		cmd = nil
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	start = func() {
+		_ = os.Remove(filepath.Join(dir, "bus"))
+		cmd = exec.Command("dbus-daemon", "--config-file="+filepath.Join(dir, "bus.conf"), "--nofork", "--nopidfile", "--print-address")
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err == nil {
+			_, err = bufio.NewReader(out).ReadString('\n') // it listens
+		}
+		if err != nil {
+			t.Error(err)
+		}
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it listens
-		t.Fatal(err)
-	}
+	start()
+	t.Cleanup(func() { stop() })
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(dir, "bus"))
+	return stop, start
 }
 
 // serveFake serves h on the bus until the test ends.
@@ -190,6 +201,51 @@ func TestRemoteStopsWaiting(t *testing.T) {
 	serveFake(t, h)
 	t.Cleanup(func() { close(gate) })
 	runRemote(ctx, "upgrade", "--request-id=r1", "-q", "myapp").Want(t, command.ExitUnknown, "", "holdfast upgrade: request r1 ")
+}
+
+// The bus is restarted in the middle: the request goes on, and its end is heard.
+func TestRemoteBusRestart(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("root is needed: the service lets others in only as polkit says, which a bus of the test's own does not have")
+	}
+	stop, start := privateBus(t)
+	h := &fakeHelper{report: done(), events: rollout()[:3], during: func() {
+		stop()
+		start()
+	}}
+	serveFake(t, h)
+	runRemote(t.Context(), "upgrade", "--request-id=r1", "-q", "myapp").Want(t, command.ExitOK, "", "")
+	if action, got := h.asked(); action != "rollout" || got.ID != "r1" {
+		t.Errorf("%s of %+v", action, got)
+	}
+}
+
+// The bus does not come back: whether the upgrade has failed is not known.
+func TestRemoteBusGone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("root is needed: the service lets others in only as polkit says, which a bus of the test's own does not have")
+	}
+	before := busPatience
+	busPatience = time.Second
+	t.Cleanup(func() { busPatience = before })
+	stop, start := privateBus(t)
+	gate, ended := make(chan struct{}), make(chan struct{})
+	h := &fakeHelper{report: done(), events: rollout()[:3], during: func() {
+		defer close(ended)
+		stop()
+		<-gate
+		start() // the service ends in order
+	}}
+	serveFake(t, h)
+	t.Cleanup(func() {
+		close(gate)
+		<-ended
+	})
+	o := runRemote(t.Context(), "upgrade", "--request-id=r1", "-q", "myapp", "other")
+	o.Want(t, command.ExitUnknown, "", "request r1 may go on")
+	if want := `Try "holdfast upgrade --request-id=r1 myapp other".`; o.LastLine() != want {
+		t.Errorf("last line %q, want %q", o.LastLine(), want)
+	}
 }
 
 func TestNoService(t *testing.T) {
