@@ -24,7 +24,7 @@
 //
 // # Bounds
 //
-// No more than 256 calls are answered at a time, 32 of them from one sender, and 64 rollouts
-// go on at a time. Texts in signals have at most 1024 bytes, with control characters
+// No more than 256 calls are answered at a time, 32 of them from one sender and 64 from one
+// user other than root, and 64 rollouts go on at a time. Texts in signals have at most 1024 bytes, with control characters
 // escaped: they come from the services.
 package upgrade1

@@ -227,6 +227,36 @@ func TestLimits(t *testing.T) {
 	c.text("Wait", id)
 }
 
+// A user does not use up the calls by many connections.
+func TestUserLimit(t *testing.T) {
+	s := serve(t, startDaemon(t), newDouble("myapp.service"), nil)
+	id := s.client(0).text("Rollout", "myapp.service", "", 1.0, variants())
+	s.next()
+	waiting := make(chan *dbus.Call, 2*maxUserCalls)
+	for range maxUserCalls / maxSenderCalls * 2 {
+		c := s.client(1000)
+		for range maxSenderCalls {
+			c.conn.Object(Name, Path).Go(Interface+".Wait", 0, waiting, id)
+		}
+	}
+	for range maxUserCalls { // those too many
+		var e dbus.Error
+		if first := <-waiting; !errors.As(first.Err, &e) || e.Name != ErrorLimitsExceeded {
+			t.Fatalf("%v", first.Err)
+		}
+	}
+	s.client(1000).wantError(ErrorLimitsExceeded, "64 calls of", "Status", "myapp.service")
+	s.client(1001).text("Status", "myapp.service")
+	s.end <- upgrade.Done
+	s.client(0).text("Wait", id)
+	for range maxUserCalls {
+		if c := <-waiting; c.Err != nil {
+			t.Error(c.Err)
+		}
+	}
+	s.client(1000).text("Status", "myapp.service")
+}
+
 // The bus is restarted in the middle: the rollout goes on, and its end can be asked for.
 func TestBusRestart(t *testing.T) {
 	s := serve(t, startDaemon(t), newDouble("myapp.service"), nil)

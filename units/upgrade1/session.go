@@ -19,6 +19,9 @@ import (
 const (
 	maxCalls       = 256
 	maxSenderCalls = 32
+	// maxUserCalls is for all connections of a user that is not root: the bus gives each user
+	// many, and who waits holds a call.
+	maxUserCalls = 64
 
 	busName = "org.freedesktop.DBus"
 )
@@ -32,6 +35,7 @@ type session struct {
 	mu      sync.Mutex
 	calls   int
 	senders map[string]map[*call]struct{}
+	users   map[uint32]int      // calls of each
 	pending map[serial]struct{} // read, and not answered
 }
 
@@ -43,7 +47,7 @@ type serial struct {
 
 // connect has the name on return.
 func (s *server) connect(ctx context.Context) (_ *session, err error) {
-	c := &session{server: s, lost: make(chan struct{}), senders: make(map[string]map[*call]struct{}), pending: make(map[serial]struct{})}
+	c := &session{server: s, lost: make(chan struct{}), senders: make(map[string]map[*call]struct{}), users: make(map[uint32]int), pending: make(map[serial]struct{})}
 	options := []dbus.ConnOption{
 		// Calls are answered until it is closed, also those that are under way when ctx ends.
 		dbus.WithContext(context.WithoutCancel(ctx)),
@@ -189,6 +193,7 @@ type call struct {
 	sender  string
 	uid     uint32
 	by      string
+	known   bool // uid is
 	// interactive: the caller may be asked for a password.
 	interactive bool
 	// ctx ends when the caller leaves the bus, and with the service.
@@ -220,7 +225,15 @@ func (c *session) enter(m dbus.Message) (*call, *dbus.Error) {
 		k.leave()
 		return nil, fail(ErrorPermissionDenied, "the bus does not say who the caller is: %v", err)
 	}
-	k.uid, k.by = uid, userName(uid)
+	k.uid, k.by, k.known = uid, userName(uid), true
+	c.mu.Lock()
+	mine = c.users[uid]
+	c.users[uid]++
+	c.mu.Unlock()
+	if uid != 0 && mine >= maxUserCalls {
+		k.leave()
+		return nil, fail(ErrorLimitsExceeded, "%d calls of %s are under way: wait for one", mine, k.by)
+	}
 	return k, nil
 }
 
@@ -229,6 +242,11 @@ func (k *call) leave() {
 	k.stop(nil)
 	c.mu.Lock()
 	c.calls--
+	if k.known {
+		if c.users[k.uid]--; c.users[k.uid] == 0 {
+			delete(c.users, k.uid)
+		}
+	}
 	delete(c.senders[k.sender], k)
 	if len(c.senders[k.sender]) == 0 {
 		delete(c.senders, k.sender)
