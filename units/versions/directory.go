@@ -21,6 +21,7 @@ const (
 	versionsDir  = "versions"
 	currentLink  = "current"
 	previousLink = "previous"
+	lockName     = ".lock"
 	newPrefix    = ".new-"     // of what is being made
 	oldPrefix    = ".removed-" // of what is being removed
 )
@@ -88,10 +89,9 @@ func OpenToChange(path string) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := d.root.Open(".")
+	d.lock, err = d.openLock()
 	if err == nil {
-		d.lock = lock
-		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		err = ErrBusy
@@ -105,6 +105,40 @@ func OpenToChange(path string) (*Directory, error) {
 		return nil, errors.Join(fmt.Errorf("change %s: %w", d.path, err), d.Close())
 	}
 	return d, nil
+}
+
+// openLock opens the file that is locked. Whoever may open a file can lock it, so that
+// is for those who may change the directory, and the directory itself, which all may
+// open, would not do.
+func (d *Directory) openLock() (*os.File, error) {
+	for {
+		f, err := d.root.OpenFile(lockName, os.O_WRONLY|syscall.O_NOFOLLOW, 0)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+		if f, err = d.makeLock(); !errors.Is(err, fs.ErrExist) {
+			return f, err
+		}
+	}
+}
+
+func (d *Directory) makeLock() (*os.File, error) {
+	f, err := d.root.OpenFile(lockName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// Root does not keep the owner out.
+	dir, err := d.root.Stat(".")
+	if err == nil {
+		if st := dir.Sys().(*syscall.Stat_t); os.Geteuid() == 0 {
+			err = f.Chown(int(st.Uid), int(st.Gid))
+		}
+		err = errors.Join(err, f.Chmod(0o600|dir.Mode().Perm()&0o020))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // Find finds the directory that the path of a program leads through, as

@@ -472,3 +472,45 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Who may only look at the directory cannot keep others from changing it, and whoever owns
+// it is not kept out by root.
+func TestLockIsForWriters(t *testing.T) {
+	path := t.TempDir()
+	must(t, os.Chmod(path, 0o775))
+	const owner = 65534
+	root := os.Geteuid() == 0
+	if root {
+		must(t, os.Chown(path, owner, owner))
+	}
+	d := reopen(t, path)
+	info, err := os.Stat(filepath.Join(path, lockName))
+	must(t, err)
+	if got := info.Mode().Perm(); got != 0o620 {
+		t.Errorf("the lock has mode %#o, want that of its writers", got)
+	}
+	if st := info.Sys().(*syscall.Stat_t); root && (st.Uid != owner || st.Gid != owner) {
+		t.Errorf("the lock is of %d:%d, want the owner of the directory", st.Uid, st.Gid)
+	}
+	must(t, d.Close())
+	reader, err := os.Open(path)
+	must(t, err)
+	defer reader.Close()
+	must(t, syscall.Flock(int(reader.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	reopen(t, path)
+	if _, err := OpenToChange(path); !errors.Is(err, ErrBusy) {
+		t.Errorf("error %v, want that it is busy", err)
+	}
+}
+
+// A link in the place of the lock is not followed.
+func TestLockIsNoLink(t *testing.T) {
+	path, other := t.TempDir(), filepath.Join(t.TempDir(), "other")
+	must(t, os.Symlink(other, filepath.Join(path, lockName)))
+	if d, err := OpenToChange(path); err == nil {
+		t.Errorf("opened by a link: %v", errors.Join(d.Close()))
+	}
+	if _, err := os.Lstat(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("made by a link: %v", err)
+	}
+}
