@@ -26,6 +26,8 @@
 // versions/1.1.0, or an unpacked archive; only the links are this package's. They can
 // be switched by the script of a package, and all may be read-only after that. A
 // package should not own the links, and what a package owns is not to be pruned here.
+// Beside them is an empty file ".lock" once something was changed, which only those who
+// may change the directory can open and so hold.
 //
 // # With the launcher
 //

@@ -21,7 +21,9 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control"
 )
@@ -121,7 +123,10 @@ func NewFlags(name, help string, stdout, stderr io.Writer) *Flags {
 	return f
 }
 
-var longFlagRE = regexp.MustCompile(`(flag |: )-([a-z][a-z-]+)`)
+var (
+	longFlagRE = regexp.MustCompile(`(flag |: |for )-([a-z][a-z-]+)`)
+	flagNameRE = regexp.MustCompile(` for (?:flag )?-([a-z][a-z-]*)$`)
+)
 
 // Read parses args. Unless done is false the command has ended with code.
 func (f *Flags) Read(args []string) (code int, done bool) {
@@ -131,9 +136,37 @@ func (f *Flags) Read(args []string) (code int, done bool) {
 		return ExitOK, true
 	case err != nil:
 		// Package flag writes one dash, the help two.
-		return f.Wrong("%s", longFlagRE.ReplaceAllString(err.Error(), "$1--$2")), true
+		return f.Wrong("%s", longFlagRE.ReplaceAllString(f.wanted(err.Error()), "$1--$2")), true
 	default:
 		return 0, false
+	}
+}
+
+// wanted says what a flag must be, of which package flag knows only that it is not that.
+func (f *Flags) wanted(text string) string {
+	before, ok := strings.CutSuffix(text, ": parse error")
+	if !ok {
+		return text
+	}
+	of := flagNameRE.FindStringSubmatch(before)
+	if of == nil || f.Lookup(of[1]) == nil {
+		return text
+	}
+	value, ok := f.Lookup(of[1]).Value.(flag.Getter)
+	if !ok {
+		return text
+	}
+	switch value.Get().(type) {
+	case time.Duration:
+		return before + ": must be a time with its unit, as in 10s, 500ms or 1m30s"
+	case int:
+		return before + ": must be a whole number"
+	case float64:
+		return before + ": must be a number, as in 0.05"
+	case bool:
+		return before + ": must be true or false"
+	default:
+		return text
 	}
 }
 

@@ -40,6 +40,12 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 	}
 	switch name, rest := args[0], args[1:]; name {
 	case "-h", "-help", "--help", "help":
+		if name == "help" && len(rest) > 0 {
+			if c, ok := findCommand(rest[0]); ok {
+				return c.run(ctx, []string{"--help"}, stdout, stderr)
+			}
+			return unknownCommand(stderr, rest[0])
+		}
 		fmt.Fprint(stdout, help())
 		return command.ExitOK
 	case "-version", "--version":
@@ -48,11 +54,15 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 	default:
 		c, ok := findCommand(name)
 		if !ok {
-			fmt.Fprintf(stderr, "holdfast: unknown command %q: use %s; \"holdfast --help\" says more\n", name, commandNames())
-			return command.ExitUsage
+			return unknownCommand(stderr, name)
 		}
 		return c.run(ctx, rest, stdout, stderr)
 	}
+}
+
+func unknownCommand(stderr io.Writer, name string) int {
+	fmt.Fprintf(stderr, "holdfast: unknown command %q: use %s; \"holdfast --help\" says more\n", name, commandNames())
+	return command.ExitUsage
 }
 
 func buildVersion() string {

@@ -43,16 +43,17 @@ func runCommand(ctx context.Context, args ...string) commandtest.Output {
 func TestHelpAndVersion(t *testing.T) {
 	all := [][]string{{"-h"}, {"--help"}, {"help"}}
 	for _, c := range commands() {
-		all = append(all, []string{c.name, "-h"}, []string{c.name, "--help"})
+		all = append(all, []string{c.name, "-h"}, []string{c.name, "--help"}, []string{"help", c.name})
 	}
 	for _, args := range all {
 		o := runCommand(t.Context(), args...)
 		codes := command.ExitCodesHelp
-		if args[0] == "launch" {
+		launch := args[len(args)-1] == "launch" || args[0] == "launch"
+		if launch {
 			codes = "Exit codes: those of PROGRAM;"
 		}
 		o.Want(t, command.ExitOK, codes, "")
-		if !strings.Contains(o.Stdout, "Usage: holdfast") || args[0] != "launch" && !strings.HasSuffix(o.Stdout, codes) {
+		if !strings.Contains(o.Stdout, "Usage: holdfast") || !launch && !strings.HasSuffix(o.Stdout, codes) {
 			t.Errorf("%v: help %q", args, o.Stdout)
 		}
 		for i, line := range strings.Split(o.Stdout, "\n") {

@@ -70,7 +70,10 @@ func TestUpgradeUsage(t *testing.T) {
 		"upgrade --interval=0 a":      "--interval=0s: must be a positive time",
 		"upgrade --ratio=0 a":         "--ratio=0: must be more than 0",
 		"upgrade --timeout=0 a":       "--timeout=0s: must be a positive time",
-		"upgrade --soak=x a":          `invalid value "x" for flag --soak`,
+		"upgrade --soak=x a":          `invalid value "x" for flag --soak: must be a time with its unit, as in 10s`,
+		"upgrade --soak 5 a":          `invalid value "5" for flag --soak: must be a time with its unit, as in 10s`,
+		"upgrade --wave=x a":          `invalid value "x" for flag --wave: must be a whole number`,
+		"upgrade --quiet=x a":         `for --quiet: must be true or false`,
 		"upgrade --update a":          "flag provided but not defined: --update",
 		"rollback":                    "name the UNIT, or its control socket",
 		"rollback --socket=/x a":      `UNIT "a" and --socket="/x": use one of them`,
@@ -84,7 +87,7 @@ func TestUpgradeUsage(t *testing.T) {
 		"wait":                        "name the UNIT, or its control socket",
 		"wait a b":                    `one UNIT at a time: "b" is too many`,
 		"wait --timeout=-1s myapp":    "--timeout=-1s: must not be negative",
-		"upgrade --max-error-rate= a": `invalid value "" for flag --max-error-rate`,
+		"upgrade --max-error-rate= a": `invalid value "" for flag --max-error-rate: must be a number`,
 	} {
 		o := (&fakeHelper{}).run(t, strings.Fields(args)...)
 		o.Want(t, command.ExitUsage, "", want)
