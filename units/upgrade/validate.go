@@ -35,6 +35,13 @@ var (
 // NewID returns an ID for a request that none had before.
 func NewID() string { return strings.ToLower(rand.Text()) }
 
+// Check says what makes no sense in r, as far as that can be told without systemd: a
+// [*RequestError], or several of them joined.
+func (r Request) Check() error {
+	_, err := r.withDefaults()
+	return err
+}
+
 // withDefaults checks r and fills in what is not set. All faults are in the error.
 func (r Request) withDefaults() (Request, error) {
 	var errs []error

@@ -38,6 +38,10 @@ func (m manager) begin(msg dbus.Message, action, unit, version string, ratio flo
 	if fault != nil {
 		return "", fault
 	}
+	// Before polkit shows it to an administrator, and all of the bus hears of the id.
+	if err := asked.Check(); err != nil {
+		return "", asError(err)
+	}
 	names, err := m.Upgrader.Match(c.ctx, asked.Units)
 	if err != nil {
 		return "", asError(err)
@@ -263,11 +267,15 @@ func (m manager) change(msg dbus.Message, verb, unit string, do func(c *call, na
 // freezable is the name that is asked about and frozen: that of a template, or the unit's own
 // one. A template has no state of its own that could be asked for.
 func (m manager) freezable(ctx context.Context, unit string) (string, error) {
-	if name := strings.TrimSuffix(unit, ".service"); strings.HasSuffix(name, "@") {
-		return name + ".service", nil
-	}
 	if strings.ContainsAny(unit, "*?[ ") {
 		return "", fail(ErrorInvalidArgument, "unit %q: name one unit, or a template as in myapp@.service for all its instances", unit)
+	}
+	if name := strings.TrimSuffix(unit, ".service"); strings.HasSuffix(name, "@") {
+		// Polkit shows it to an administrator.
+		if err := (upgrade.Request{Units: []string{name + "1"}}).Check(); err != nil {
+			return "", fail(ErrorInvalidArgument, "unit %q: is not the name of a template", unit)
+		}
+		return name + ".service", nil
 	}
 	names, err := m.Upgrader.Match(ctx, []string{unit})
 	if err != nil {

@@ -123,6 +123,10 @@ func TestPolkit(t *testing.T) {
 		{"Freeze", []any{"myapp.service", ""}, "", "", []question{q("freeze", "freeze", "", "myapp.service")}, 0},
 		{"Thaw", []any{"myapp.service"}, "", "", []question{q("freeze", "thaw", "", "myapp.service")}, 0},
 		{"Freeze", []any{"all@", ""}, "", "", []question{q("freeze", "freeze", "", "all@.service")}, 0},
+		// What makes no sense is shown to nobody.
+		{"Freeze", []any{"all\n@", ""}, ErrorInvalidArgument, "is not the name of a template", nil, 0},
+		{"Rollout", []any{"myapp.service", "2\n", 1.0, variants()}, ErrorInvalidArgument, "version=", nil, 0},
+		{"Rollout", []any{"myapp.service", "", 1.0, variants("request-id", "\x1b[2J")}, ErrorInvalidArgument, "id=", nil, 0},
 		{"Freeze", []any{"other.service", ""}, ErrorPermissionDenied, "freeze of other.service", []question{q("freeze", "freeze", "", "other.service")}, 0},
 		{"Thaw", []any{"other.service"}, ErrorPermissionDenied, "thaw of other.service", []question{q("freeze", "thaw", "", "other.service")}, 0},
 		// What reads is free, and what makes no sense is not asked about.
