@@ -182,6 +182,12 @@ func (d Directory) chown(f *os.File) {
 	if os.Geteuid() != 0 {
 		return
 	}
+	// The service may have linked another file of root's to this name, where the kernel lets
+	// it (fs.protected_hardlinks): that is not to become the service's.
+	var have syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &have); err != nil || have.Nlink != 1 {
+		return
+	}
 	if info, err := os.Stat(d.path); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
 			_ = f.Chown(int(st.Uid), int(st.Gid)) // else it stays root's, which the service may replace

@@ -259,6 +259,37 @@ func TestUpdateDoesNotHang(t *testing.T) {
 	}
 }
 
+// Root gives the service its own files, and no other that was linked to their place.
+func TestLockIsNotAnotherFile(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	const owner = 65534
+	d := open(t)
+	must(t, os.Chown(d.Path(), owner, owner))
+	lock, other := filepath.Join(d.Path(), lockName), filepath.Join(filepath.Dir(d.Path()), "other") // on one file system
+	ownerOf := func(name string) uint32 {
+		info, err := os.Stat(name)
+		must(t, err)
+		return info.Sys().(*syscall.Stat_t).Uid
+	}
+	unlock, err := d.lock()
+	must(t, err)
+	unlock()
+	if got := ownerOf(lock); got != owner {
+		t.Errorf("the lock is of %d, want the owner of the directory", got)
+	}
+	must(t, os.WriteFile(other, nil, 0o600))
+	must(t, os.Remove(lock))
+	must(t, os.Link(other, lock))
+	unlock, err = d.lock()
+	must(t, err)
+	unlock()
+	if got := ownerOf(other); got != 0 {
+		t.Errorf("another file was given to %d", got)
+	}
+}
+
 func TestUpdateChangesNothing(t *testing.T) {
 	d := open(t)
 	keep(t, d, "v1")
