@@ -285,7 +285,7 @@ func TestLaunchUsage(t *testing.T) {
 		o.Want(t, ExitUsage, "", tt.want)
 	}
 	o := commandtest.Run(func(stdout, stderr io.Writer) int { return Retry([]string{"none-such"}, stdout, stderr) })
-	o.Want(t, ExitFailed, "", "stat /var/lib/none-such.holdfast: no such file or directory")
+	o.Want(t, ExitFailed, "", `there is no record /var/lib/none-such.holdfast: is it started by "holdfast launch"?`)
 }
 
 // The launcher becomes the program: PID, descriptors, environment and name stay.

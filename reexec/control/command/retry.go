@@ -63,6 +63,9 @@ func Retry(args []string, stdout, stderr io.Writer) int {
 		return ExitFailed
 	}
 	dir, err := lastgood.Existing(*state)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("there is no record %s: is it started by \"holdfast launch\"? If its state directory is another one, name that with --state=", *state)
+	}
 	if err != nil {
 		return fail(err)
 	}
