@@ -303,6 +303,22 @@ func TestResumeAtEveryCut(t *testing.T) {
 	}
 }
 
+// Why it was rolled back is for the service to keep.
+func TestRollbackReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a.service")
+		w.services["a.service"].before = "0"
+		ctx, u := w.helper(t.Context())
+		report, err := u.Rollback(ctx, Request{ID: "r1", Units: []string{"a"}, By: "jane", Reason: "orders are lost"}, nil)
+		if err != nil || report.Outcome != Done {
+			t.Fatalf("report %+v, %v", report, err)
+		}
+		if got, want := w.services["a.service"].reason, "request r1 by jane: orders are lost"; got != want {
+			t.Errorf("reason %q, want %q", got, want)
+		}
+	})
+}
+
 // A context that ends leaves a record that another helper goes on with.
 func TestInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

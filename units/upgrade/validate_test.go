@@ -29,6 +29,7 @@ func TestRequestIsChecked(t *testing.T) {
 		{"bad pattern", func(r *Request) { r.Units = []string{"a[*"} }, "is not a pattern"},
 		{"two faults", func(r *Request) { r.Units, r.Timeout = []string{""}, -1 }, "must not be negative"},
 		{"control characters", func(r *Request) { r.By = "\x1b[2J" }, `by="\x1b[2J": must have at most`},
+		{"reason", func(r *Request) { r.Reason = strings.Repeat("x", 257) }, "must have at most 256 bytes"},
 		{"interval", func(r *Request) { r.Gates.Interval = time.Millisecond }, "gates.interval=1ms: must be 50ms or more"},
 		{"health URL", func(r *Request) { r.Gates.HealthURL = "ftp://x/" }, "gates.health_url"},
 		{"metrics URL", func(r *Request) { r.Gates.MetricsURL = "unix:x" }, "must be"},

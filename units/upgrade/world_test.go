@@ -55,6 +55,7 @@ type fake struct {
 	served                time.Time // since when the version does
 
 	reloads, rollbacks int
+	reason             string // of the last rollback
 	pending            func() // the end of what is under way
 	until              time.Time
 	job                uint32
@@ -314,13 +315,14 @@ func (l line) get(ctx context.Context, path string) (code int, body []byte, err 
 	return code, body, err
 }
 
-func (l line) rollback(ctx context.Context, _ string, _ func(control.Status)) (control.Result, error) {
+func (l line) rollback(ctx context.Context, reason string, _ func(control.Status)) (control.Result, error) {
 	err := l.call(ctx, l.life, func() error {
 		f := l.services[l.unit]
 		if f.before == "" {
 			return errors.New("there is no version before")
 		}
 		f.rollbacks++
+		f.reason = reason
 		if f.pending == nil {
 			f.begin("starting", f.before, "")
 		}
