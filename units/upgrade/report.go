@@ -53,7 +53,7 @@ type UnitReport struct {
 	Reason  string    `json:"reason,omitempty"`
 	Gate    string    `json:"gate,omitempty"` // that failed: "process", "version", "health", "ready", "errors"
 	From    Version   `json:"from"`
-	To      Version   `json:"to"` // that serves now
+	To      Version   `json:"to"` // that serves now; zero if none does, or none answers
 	Started time.Time `json:"started"`
 	Seconds float64   `json:"seconds"`
 	// Verdict is the service's own.

@@ -303,6 +303,44 @@ func TestResumeAtEveryCut(t *testing.T) {
 	}
 }
 
+// A report does not say that a version serves which does not.
+func TestWhoServes(t *testing.T) {
+	for _, tt := range []struct {
+		name, kind, phase string
+		change            func(*fake)
+		want              Version
+		reason            string
+	}{
+		{"it dies in the reload", "unit", phaseReload, func(f *fake) { f.active = "failed" }, Version{}, "the service is down (failed"},
+		{
+			"somebody else upgrades in the soak", "gate", phaseSoak, func(f *fake) { f.generation, f.pid, f.version = 7, 999, "9" },
+			Version{Version: "9", PID: 999, Generation: 7},
+			"somebody else has upgraded the service meanwhile: version 9 serves",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "a.service")
+				w.install(nil)
+				ctx, u := w.helper(t.Context())
+				report, err := u.Rollout(ctx, Request{Units: []string{"a"}}, func(e Event) {
+					if e.Kind == tt.kind && e.Phase == tt.phase {
+						w.mu.Lock()
+						defer w.mu.Unlock()
+						tt.change(w.services["a.service"])
+					}
+				})
+				if err != nil || report.Outcome != Broken || !strings.Contains(report.Reason, tt.reason) {
+					t.Fatalf("report %+v, %v", report, err)
+				}
+				if got := report.Units[0].To; got != tt.want {
+					t.Errorf("it says that %+v serves, want %+v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
 // Why it was rolled back is for the service to keep.
 func TestRollbackReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -143,6 +143,7 @@ func (r *rollout) lookProcess(s *step, client controller) *failure {
 	case st.Instance != s.After.Instance:
 		return fail(true, "the service was started anew: version %s serves", st.Version)
 	case st.Generation != s.After.Generation:
+		r.serves(s, st)
 		return &failure{gate: "process", reason: fmt.Sprintf("somebody else has upgraded the service meanwhile: version %s serves", st.Version), foreign: true}
 	case st.PID != s.After.PID:
 		return fail(true, "the process is another one: %d, not %d", st.PID, s.After.PID)

@@ -164,6 +164,8 @@ func (r *rollout) reload(s *step, maybe bool) {
 		return
 	}
 	if r.ctx.Err() == nil {
+		st, _ := f.client.status(r.ctx) // nobody, if there is no answer
+		r.serves(s, st)
 		r.end(s, Broken, fmt.Sprintf("%v, and it goes on: run holdfast status %s", context.Cause(ctx), s.Report.Unit))
 	}
 }
@@ -191,6 +193,9 @@ type verdict struct {
 // decided goes on after the reload.
 func (r *rollout) decided(s *step, v verdict) {
 	request := r.rec.Request
+	if v.outcome == Broken {
+		r.serves(s, v.found.status) // nobody, if there is no answer
+	}
 	if v.found.status.PID != 0 {
 		r.serves(s, v.found.status)
 		if last := v.found.status.Last; last != nil && !last.Started.Equal(s.Before.Verdict) {

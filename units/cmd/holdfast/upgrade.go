@@ -262,7 +262,12 @@ func reportCode(report upgrade.Report) int {
 	case upgrade.Done, upgrade.Unchanged:
 		return command.ExitOK
 	case upgrade.Broken:
-		return command.ExitDown
+		for _, u := range report.Units {
+			if u.Outcome == upgrade.Broken && u.To.PID == 0 {
+				return command.ExitDown
+			}
+		}
+		return command.ExitFailed // another version serves than should
 	case upgrade.Interrupted:
 		return command.ExitUnknown
 	default:
@@ -359,7 +364,7 @@ func (r *rolling) sayFailure(report upgrade.Report) {
 	if len(report.Units) == 1 {
 		u := report.Units[0]
 		switch {
-		case u.To.PID == 0:
+		case u.To.PID == 0, u.Outcome == upgrade.Interrupted:
 			r.Say("It is not known who serves %s now: try \"holdfast status %s\".", u.Unit, u.Unit)
 		case u.To.PID == u.From.PID:
 			r.Say("%s is still served by %s.", u.Unit, describe(u.To))

@@ -205,6 +205,8 @@ func TestUpgradeResults(t *testing.T) {
 	dry.Outcome, dry.Reason = upgrade.Unchanged, ""
 	interrupted := ended(upgrade.Interrupted, "the rollout was interrupted", upgrade.Version{})
 	interrupted.Reason = "stopped waiting by signal: terminated"
+	inReload := ended(upgrade.Interrupted, "the rollout was interrupted", done().Units[0].From)
+	inReload.Reason = interrupted.Reason
 	var got strings.Builder
 	for _, tt := range []struct {
 		name   string
@@ -218,6 +220,8 @@ func TestUpgradeResults(t *testing.T) {
 		{"refused", "upgrade myapp", refused, command.ExitFailed},
 		{"rolled back", "upgrade myapp", ended(upgrade.RolledBack, "health: http://127.0.0.1:8080/ answers 500", upgrade.Version{Version: "1.0.0", PID: 140, Generation: 3}), command.ExitFailed},
 		{"broken", "upgrade --user myapp", ended(upgrade.Broken, "it is not active (failed)", upgrade.Version{}), command.ExitDown},
+		{"broken, and up", "upgrade myapp", ended(upgrade.Broken, "process: 500; the rollback failed, and version 2.0.0 serves: damaged", upgrade.Version{Version: "2.0.0", PID: 133, Generation: 2}), command.ExitFailed},
+		{"interrupted in the reload", "upgrade myapp", inReload, command.ExitUnknown},
 		{"interrupted", "upgrade myapp", interrupted, command.ExitUnknown},
 		{"rollback", "rollback myapp", done(), command.ExitOK},
 		{"rollback refused", "rollback myapp", refused, command.ExitFailed},
