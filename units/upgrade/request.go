@@ -8,7 +8,8 @@ import "time"
 // required means its default.
 type Request struct {
 	// ID makes the request idempotent: while it is under way, and after it, the same
-	// ID gets its report and starts nothing. Default: a new one.
+	// ID gets its report and starts nothing. Of another action, other units or another
+	// version it is a RequestError. Default: a new one.
 	ID string `json:"id"`
 	// Units are names of services, "myapp.service" or "myapp@1.service", and
 	// patterns as in "myapp@*.service", which stand for the active ones. Required.

@@ -527,6 +527,39 @@ func TestFreeze(t *testing.T) {
 	})
 }
 
+// An ID that was of something else starts nothing, and is not answered with what that was.
+func TestIDOfAnotherRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a.service", "b.service")
+		w.install(nil)
+		ctx, u := w.helper(t.Context())
+		first := Request{ID: "one", Units: []string{"a"}}
+		if report, err := u.Rollout(ctx, first, nil); err != nil || report.Outcome != Done {
+			t.Fatalf("report %+v, %v", report, err)
+		}
+		same := first
+		same.Units = []string{"a.service", "a*"}
+		if report, err := u.Rollout(ctx, same, nil); err != nil || report.Outcome != Done {
+			t.Errorf("the same: report %+v, %v", report, err)
+		}
+		for name, ask := range map[string]func() (Report, error){
+			"another unit": func() (Report, error) { return u.Rollout(ctx, Request{ID: "one", Units: []string{"b"}}, nil) },
+			"another version": func() (Report, error) {
+				return u.Rollout(ctx, Request{ID: "one", Units: []string{"a"}, Version: "3"}, nil)
+			},
+			"a rollback": func() (Report, error) { return u.Rollback(ctx, first, nil) },
+		} {
+			var request *RequestError
+			if report, err := ask(); !errors.As(err, &request) || request.Field != "id" || !strings.Contains(err.Error(), "rollout of a.service") {
+				t.Errorf("%s: report %+v, %v", name, report, err)
+			}
+		}
+		if got := w.services["a.service"]; got.reloads != 1 || got.rollbacks != 0 || w.services["b.service"].reloads != 0 {
+			t.Errorf("it was done: %d reloads and %d rollbacks", got.reloads, got.rollbacks)
+		}
+	})
+}
+
 // Two requests for one unit: the second is told who works on it. The same request twice:
 // the second waits, and gets the report of the first.
 func TestOneAtATime(t *testing.T) {

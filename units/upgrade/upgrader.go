@@ -173,6 +173,8 @@ func (u *Upgrader) run(ctx context.Context, action string, request Request, onEv
 	switch {
 	case err != nil:
 		return Report{}, err
+	case rec != nil && !rec.isOf(action, request):
+		return Report{}, &RequestError{"id", request.ID, "is that of another request, of " + rec.Report.Action + " of " + strings.Join(rec.Request.Units, " ") + ": take another one"}
 	case rec != nil && rec.Finished:
 		tell(onEvent, Event{ID: request.ID, At: time.Now(), Kind: "done", Text: "this request is finished already", Report: &rec.Report, Done: len(rec.Report.Units), Total: len(rec.Report.Units)})
 		return rec.Report, nil
@@ -209,6 +211,21 @@ func (u *Upgrader) run(ctx context.Context, action string, request Request, onEv
 	started = true
 	r.warn(founds)
 	return r.run(), nil
+}
+
+// isOf says whether the record may be of what is asked for: the same action, and of these
+// units, whatever the patterns among them stood for. Who asks for an end need not say all
+// again.
+func (r *record) isOf(action string, request Request) bool {
+	if r.Report.Action != action || request.Version != "" && r.Request.Version != request.Version {
+		return false
+	}
+	for _, name := range request.Units {
+		if r.Steps[name] == nil && !isPattern(name) && !slices.Contains(r.Request.Units, name) {
+			return false
+		}
+	}
+	return true
 }
 
 // waitRequest locks a request once nobody else works on it.
