@@ -117,7 +117,8 @@ func sayError(c *command.Flags, err error) int {
 		)
 		switch {
 		case errors.As(fault, &lost):
-			hint(fmt.Sprintf("%s --request-id=%s %s", c.Name(), lost.id, strings.Join(lost.units, " ")))
+			// With the same id and not all of the same options it would be refused.
+			hint("holdfast status " + strings.Join(lost.units, " "))
 		case errors.As(fault, &precondition):
 			if precondition.Hint != "" {
 				hint(precondition.Hint)

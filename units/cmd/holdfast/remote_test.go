@@ -243,7 +243,7 @@ func TestRemoteBusGone(t *testing.T) {
 	})
 	o := runRemote(t.Context(), "upgrade", "--request-id=r1", "-q", "myapp", "other")
 	o.Want(t, command.ExitUnknown, "", "request r1 may go on")
-	if want := `Try "holdfast upgrade --request-id=r1 myapp other".`; o.LastLine() != want {
+	if want := `Try "holdfast status myapp other".`; o.LastLine() != want {
 		t.Errorf("last line %q, want %q", o.LastLine(), want)
 	}
 }
