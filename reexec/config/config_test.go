@@ -527,3 +527,35 @@ func countDescriptors(t *testing.T) int {
 	}
 	return len(all)
 }
+
+// A part that is switched off is nil, also where it is an interface, and so may a key be.
+func TestPartIsNil(t *testing.T) {
+	type settings struct{ limit any }
+	var next settings
+	cfg := New(func(context.Context) (settings, error) { return next, nil })
+	builds := 0
+	part := NewPart(cfg, "limiter", func(s *settings) any { return s.limit }, func(_ context.Context, limit any) (http.Handler, error) {
+		builds++
+		if limit == nil {
+			return nil, nil //nolint:nilnil // switched off
+		}
+		return http.NotFoundHandler(), nil
+	}, nil)
+	for i, tt := range []struct {
+		limit  any
+		builds int
+	}{{nil, 1}, {nil, 1}, {7, 2}, {7, 2}, {nil, 3}} {
+		next.limit = tt.limit
+		if err := cfg.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, release := cfg.NewContext(t.Context())
+		if got := part.In(cfg.FromContext(ctx)); (got == nil) != (tt.limit == nil) || builds != tt.builds {
+			t.Errorf("%d: part %v after %d builds, want %d", i, got, builds, tt.builds)
+		}
+		release()
+	}
+	if err := cfg.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -35,11 +35,18 @@ func NewPart[T any, K comparable, P any](c *Config[T], name string, key func(*T)
 }
 
 // In returns the part of one configuration: the one that FromContext returns.
-func (p *Part[T, K, P]) In(s *Snapshot[T]) P { return s.instances[p.index].value.(P) }
+func (p *Part[T, K, P]) In(s *Snapshot[T]) P {
+	built := s.instances[p.index].value
+	if built == nil { // build may return a nil interface
+		var none P
+		return none
+	}
+	return built.(P)
+}
 
 func (p *Part[T, K, P]) next(ctx context.Context, value *T, old *instance) (*instance, error) {
 	key := p.key(value)
-	if old != nil && old.key.(K) == key {
+	if old != nil && old.key == any(key) {
 		return old, nil
 	}
 	built, err := p.build(ctx, key)
