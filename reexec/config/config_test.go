@@ -442,8 +442,16 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	f.next.Store(&settings{2, 2, 1})
 	f.must(t)
+	// Before there is a connection: how many of them the clients make is their own matter.
+	descriptors, goroutines := countDescriptors(t), runtime.NumGoroutine()
 	var asking sync.WaitGroup
 	stop := make(chan struct{})
+	end := sync.OnceFunc(func() {
+		close(stop)
+		asking.Wait()
+		client.CloseIdleConnections()
+	})
+	defer end()
 	var answers atomic.Int64
 	seen := make([]map[int]bool, clients)
 	for i := range clients {
@@ -466,7 +474,6 @@ func TestReloadUnderLoad(t *testing.T) {
 		})
 	}
 	eventually(t, "the first answers", func() bool { return answers.Load() > clients })
-	descriptors, goroutines := countDescriptors(t), runtime.NumGoroutine()
 	good := 2
 	for i := range reloads {
 		before := answers.Load()
@@ -496,12 +503,11 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 	}
 	eventually(t, "the drain of all that was replaced", func() bool { return f.lefts.open() == 1 && f.rights.open() == 1 })
-	// Those who drain are on their way out.
+	end()
+	// Those who drain are on their way out, as are those who served.
 	eventually(t, "the end of what drains", func() bool {
 		return runtime.NumGoroutine() <= goroutines && countDescriptors(t) <= descriptors
 	})
-	close(stop)
-	asking.Wait()
 	all := map[int]bool{}
 	for _, m := range seen {
 		maps.Copy(all, m)
