@@ -135,7 +135,7 @@ func TestMetricsContinue(t *testing.T) {
 	t.Parallel()
 	o := onStandIn(t, reexectest.DefaultSystemd)
 	// It leaves time to stop a version on trial.
-	for name, text := range dropIn("-probation=2s -beat=100ms") {
+	for name, text := range dropIn("-probation=2s -beat=500ms") {
 		o.Files[name] = text
 	}
 	u := reexectest.Start(t, o)

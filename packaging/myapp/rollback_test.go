@@ -81,15 +81,20 @@ func (r *rolling) status() control.Status {
 // start.
 func (r *rolling) mustRun(version string, generation int, previous string) control.Status {
 	r.Helper()
-	st := r.status()
-	got := ""
-	if st.Previous != nil {
-		got = st.Previous.Version
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		st := r.status()
+		got := ""
+		if st.Previous != nil {
+			got = st.Previous.Version
+		}
+		if st.Version == version && st.Generation == generation && got == previous {
+			return st
+		}
+		// As long as a version drains, it may be what a rollback would start.
+		if len(st.Draining) == 0 || time.Now().After(deadline) {
+			r.Fatalf("version %s (generation %d) serves, previous %q; want %s (%d), %q", st.Version, st.Generation, got, version, generation, previous)
+		}
 	}
-	if st.Version != version || st.Generation != generation || got != previous {
-		r.Fatalf("version %s (generation %d) serves, previous %q; want %s (%d), %q", st.Version, st.Generation, got, version, generation, previous)
-	}
-	return st
 }
 
 // crash kills main, and waits until systemd has started the service anew.
@@ -280,7 +285,7 @@ func rewrite(t *testing.T, path string, content []byte) {
 func TestRollbackInProbation(t *testing.T) {
 	t.Parallel()
 	o := onStandIn(t, reexectest.DefaultSystemd)
-	o.Files["myapp.service.d/zz.conf"] = dropIn("-probation=1h -beat=100ms")["myapp.service.d/test.conf"]
+	o.Files["myapp.service.d/zz.conf"] = dropIn("-probation=1h -beat=500ms")["myapp.service.d/test.conf"]
 	r := startRolling(t, o)
 	r.install(reexectest.Version("2"))
 	reload := make(chan error, 1)
@@ -401,7 +406,7 @@ func inProbation(t *testing.T) (*rolling, <-chan control.Verdict) {
 	r.upgrade("2")
 	// From the next version on: the arguments are those of the running one.
 	if err := r.u.DaemonReload(t.Context(), map[string]string{
-		"myapp.service.d/zz.conf": dropIn("-probation=1h -beat=100ms")["myapp.service.d/test.conf"],
+		"myapp.service.d/zz.conf": dropIn("-probation=1h -beat=500ms")["myapp.service.d/test.conf"],
 	}); err != nil {
 		t.Fatal(err)
 	}

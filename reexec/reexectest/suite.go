@@ -972,8 +972,9 @@ type holdings struct {
 func (t *trial) holdings(u *Unit) holdings {
 	state := u.Show()
 	h := holdings{stored: state.NFileDescriptorStore}
-	// Connections and threads on their way out are not what is looked for.
-	for i := range 10 {
+	// What is on its way out is not looked for: connections, threads, the frame of a
+	// state that is being replaced in the store.
+	for i := range 50 {
 		open := descriptors(state.MainPID)
 		if i == 0 || len(open) < h.descriptors {
 			h.descriptors, h.open = len(open), open
@@ -981,7 +982,7 @@ func (t *trial) holdings(u *Unit) holdings {
 		if n := threads(state.MainPID); i == 0 || n < h.threads {
 			h.threads = n
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
 	return h
 }
