@@ -79,12 +79,7 @@ func isLater(path string) bool {
 }
 
 func (c *Client) statusOnce(ctx context.Context) (Status, error) {
-	a, err := c.ask(ctx, http.MethodGet, "status", "application/json", nil)
-	if err != nil {
-		return Status{}, err
-	}
-	defer a.close()
-	body, err := a.readAll(maxLine)
+	body, err := c.fetch(ctx, pathOf("status"), "application/json", maxLine, http.StatusOK)
 	if err != nil {
 		return Status{}, err
 	}
@@ -118,12 +113,7 @@ func (c *Client) Updatez(ctx context.Context) (u Update, err error) {
 }
 
 func (c *Client) get(ctx context.Context, path string, into any, codes ...int) error {
-	a, err := c.askPath(ctx, http.MethodGet, path, "application/json", nil, codes...)
-	if err != nil {
-		return err
-	}
-	defer a.close()
-	body, err := a.readAll(maxLine)
+	body, err := c.fetch(ctx, path, "application/json", maxLine, codes...)
 	if err != nil {
 		return err
 	}
@@ -136,12 +126,17 @@ func (c *Client) get(ctx context.Context, path string, into any, codes ...int) e
 // Metrics asks for the metrics of main in the text format of Prometheus. The error
 // is a [*ProtocolError] if the service has none.
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
-	a, err := c.askPath(ctx, http.MethodGet, MetricsPath, "text/plain", nil, http.StatusOK)
+	return c.fetch(ctx, MetricsPath, "text/plain", maxMetrics, http.StatusOK)
+}
+
+// fetch returns the body of an answer to GET.
+func (c *Client) fetch(ctx context.Context, path, mediaType string, limit int64, codes ...int) ([]byte, error) {
+	a, err := c.askPath(ctx, http.MethodGet, path, mediaType, nil, codes...)
 	if err != nil {
 		return nil, err
 	}
 	defer a.close()
-	return a.readAll(maxMetrics)
+	return a.readAll(limit)
 }
 
 // Upgrade asks the service to upgrade and waits for the verdict, which may be
