@@ -379,12 +379,21 @@ func TestUnconfirmedIsTakenBack(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{2, 3, 10} {
 		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
-			var ending atomic.Pointer[context.CancelCauseFunc]
+			type attempt struct {
+				cancel   context.CancelCauseFunc
+				returned chan struct{}
+			}
+			var ending atomic.Pointer[attempt]
 			late := errors.New("too late")
 			m := notifytest.NewManager(t, notifytest.StoreMax(limit), notifytest.Handle(func(m *notifytest.Message) {
 				if name, _ := m.Value("FDNAME"); strings.HasPrefix(name, "kept/") && m.Has("FDSTORE=1") {
-					if end := ending.Load(); end != nil {
-						(*end)(late) // the barrier is not there yet
+					if a := ending.Load(); a != nil {
+						a.cancel(late)
+						// The barrier comes when nobody waits for it any more.
+						select {
+						case <-a.returned:
+						case <-t.Context().Done():
+						}
 					}
 				}
 			}))
@@ -401,11 +410,12 @@ func TestUnconfirmedIsTakenBack(t *testing.T) {
 			}
 			for range 2 * limit {
 				ctx, cancel := context.WithCancelCause(t.Context())
-				ending.Store(&cancel)
-				if _, err := st.put(ctx, "kept/a", testFile(t, "never confirmed")); err != nil && !errors.Is(err, late) {
-					t.Errorf("put that is too late: %v", err)
-				} else if err == nil {
-					t.Fatal("it was in time")
+				a := &attempt{cancel, make(chan struct{})}
+				ending.Store(a)
+				_, err := st.put(ctx, "kept/a", testFile(t, "never confirmed"))
+				close(a.returned)
+				if !errors.Is(err, late) {
+					t.Fatalf("put that is too late: %v", err)
 				}
 				if got := st.newest("kept/a"); got != first {
 					t.Fatalf("%q counts, want %q", got, first)

@@ -70,13 +70,5 @@ func goldenFile(t *testing.T, path, got string) {
 	}
 }
 
-// utc has times look the same everywhere.
-func utc(t *testing.T) {
-	t.Helper()
-	local := time.Local
-	time.Local = time.UTC
-	t.Cleanup(func() { time.Local = local })
-}
-
 // now is when the screens are looked at.
 var now = time.Date(2026, 11, 22, 19, 2, 23, 0, time.UTC)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast-go/holdfast/reexec/control/command"
 	"github.com/holdfast-go/holdfast/reexec/control/command/commandtest"
@@ -30,6 +31,8 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "MAINPID"} {
 		os.Unsetenv(name)
 	}
+	// Times look the same everywhere. Here, before anything that reads it has begun.
+	time.Local = time.UTC
 	os.Exit(m.Run())
 }
 

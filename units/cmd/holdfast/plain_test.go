@@ -17,7 +17,6 @@ import (
 // What prints plain lines does so on every screen. These are the ends of each such
 // command, good and bad.
 func TestPlainOutput(t *testing.T) {
-	utc(t)
 	dir, socket, f := side(t)
 	var got strings.Builder
 	show := func(o commandtest.Output, args ...string) {

@@ -108,7 +108,6 @@ func statusOf(s upgrade.UnitStatus) unitStatus {
 }
 
 func TestStatusScreens(t *testing.T) {
-	utc(t)
 	bare := unitStatus{Status: serving().Service, unit: "myapp.service"}
 	bare.Status.Last, bare.Status.Store, bare.Since = nil, nil, time.Time{}
 	for name, s := range map[string]unitStatus{
@@ -122,7 +121,6 @@ func TestStatusScreens(t *testing.T) {
 }
 
 func TestStatusTable(t *testing.T) {
-	utc(t)
 	instance := func(i int, s upgrade.UnitStatus) command.View {
 		s.Unit.Name = fmt.Sprintf("myapp@%d.service", i)
 		return statusOf(s).view()

@@ -256,7 +256,6 @@ func TestUpgradeResults(t *testing.T) {
 }
 
 func TestUpgradeTable(t *testing.T) {
-	utc(t)
 	got := onScreens(func(t term.Terminal) string { return unitTable(several(), t) })
 	golden(t, "upgrade-table.golden", got)
 	wantTame(t, got)
@@ -277,7 +276,6 @@ func TestUpgradeProgress(t *testing.T) {
 }
 
 func TestHistory(t *testing.T) {
-	utc(t)
 	s := serving()
 	h := &fakeHelper{units: []upgrade.UnitStatus{s}, history: s.Last}
 	golden(t, "history.golden", onScreens(func(where term.Terminal) string {
