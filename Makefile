@@ -33,11 +33,11 @@ ifeq ($(ROOT),yes)
 	@sh packaging/prometheus/install
 endif
 	$(GO) build $(RACE) ./...
-	$(GO) test -p 1 $(RACE) -timeout 20m -shuffle=on $$($(GO) list ./... | grep -v /vmtests)
-	@set -e; for dir in $(MODULES); do echo "cd $$dir && $(GO) test $(RACE) ./..."; (cd $$dir && $(GO) test $(RACE) ./...); done
+	@GO=$(GO) .ci/gotest -p 1 $(RACE) -timeout 20m -shuffle=on -- $$($(GO) list ./... | grep -v /vmtests)
+	@set -e; for dir in $(MODULES); do echo "cd $$dir && $(GO) test $(RACE) ./..."; (cd $$dir && GO=$(GO) $(CURDIR)/.ci/gotest $(RACE) -- ./...); done
 ifeq ($(ROOT),yes)
 	$(GO) run ./vmtests/cmd/prepare -lane=containers
-	$(GO) test -p 1 -timeout 60m -skip '$(VM)' ./vmtests/...
+	@GO=$(GO) .ci/gotest -p 1 -timeout 60m -skip '$(VM)' -- ./vmtests/...
 else
 	$(GO) test ./vmtests/internal/... ./vmtests/cmd/...
 	@echo
@@ -76,7 +76,7 @@ agreement: ## compare the stand-in with real systemd in everything, and write th
 .PHONY: test-vm
 test-vm: ## run what needs a kernel of its own, limits and reboots, in virtual machines (root; long without KVM)
 	$(GO) run ./vmtests/cmd/prepare -lane=vm
-	$(GO) test -timeout 60m -run '$(VMRUN)' -v ./vmtests
+	@GO=$(GO) .ci/gotest -timeout 60m -run '$(VMRUN)' -v -- ./vmtests
 
 .PHONY: vmtests-prepare
 vmtests-prepare: ## install and build what the tests on real systemd need (root)
