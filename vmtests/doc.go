@@ -34,7 +34,8 @@
 // generator, which counts every request, and says at its end which were lost. [Build] compiles a program
 // of this module for a machine, and [Machine.Copy] puts it there as a package manager does.
 //
-// There is no polkit in a machine, as on a small server. [BootPolkitTest] boots one that has it.
+// There is no polkit in a machine, as on a small server. [BootPolkitTest] boots one that has it, and
+// [BootWithTest] one with any other packages of Debian.
 //
 // # Who may run them
 //

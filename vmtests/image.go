@@ -68,12 +68,6 @@ func polkitPackages(v Version) []string {
 	return []string{"polkitd", "sudo"}
 }
 
-func polkitRecipe(v Version) (recipe, error) {
-	r, err := containerRecipe(v)
-	r.Packages = slices.Concat(r.Packages, polkitPackages(v))
-	return r, err
-}
-
 func containerRecipe(v Version) (recipe, error) {
 	suite, err := v.suite()
 	if err != nil {
@@ -118,10 +112,17 @@ func ContainerImage(ctx context.Context, v Version, log io.Writer) (*Image, erro
 
 // PolkitImage is [ContainerImage] with polkit and sudo.
 func PolkitImage(ctx context.Context, v Version, log io.Writer) (*Image, error) {
-	r, err := polkitRecipe(v)
+	return ImageWith(ctx, v, log, polkitPackages(v)...)
+}
+
+// ImageWith is [ContainerImage] with more packages of Debian, and what those depend on. Each list of packages is an
+// image of its own, so stories that can share one name the same packages in the same order.
+func ImageWith(ctx context.Context, v Version, log io.Writer, packages ...string) (*Image, error) {
+	r, err := containerRecipe(v)
 	if err != nil {
 		return nil, err
 	}
+	r.Packages = slices.Concat(r.Packages, packages)
 	return r.image(ctx, log)
 }
 

@@ -42,6 +42,13 @@ func BootPolkit(ctx context.Context, v Version) (*Machine, error) {
 	return bootContainer(ctx, v, PolkitImage)
 }
 
+// BootWith is [Boot] with more packages of Debian in the machine; see [ImageWith].
+func BootWith(ctx context.Context, v Version, packages ...string) (*Machine, error) {
+	return bootContainer(ctx, v, func(ctx context.Context, v Version, log io.Writer) (*Image, error) {
+		return ImageWith(ctx, v, log, packages...)
+	})
+}
+
 func bootContainer(ctx context.Context, v Version, find func(context.Context, Version, io.Writer) (*Image, error)) (*Machine, error) {
 	if err := RequireContainers(); err != nil {
 		return nil, err

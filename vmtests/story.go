@@ -25,6 +25,12 @@ func BootPolkitTest(tb testing.TB, v Version) *Machine {
 	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return BootPolkit(ctx, v) })
 }
 
+// BootWithTest is [BootWith] for a test, as [BootTest] is [Boot].
+func BootWithTest(tb testing.TB, v Version, packages ...string) *Machine {
+	tb.Helper()
+	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return BootWith(ctx, v, packages...) })
+}
+
 // BootVMTest is [BootVM] for a test, as [BootTest] is [Boot].
 func BootVMTest(tb testing.TB, v Version) *Machine {
 	tb.Helper()
