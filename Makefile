@@ -32,6 +32,7 @@ ifeq ($(ROOT),yes)
 	@sh vmtests/bench/install
 	@sh packaging/prometheus/install
 	@sh vmtests/packages/install
+	@sh packaging/debhelper/install
 endif
 	$(GO) build $(RACE) ./...
 	@GO=$(GO) .ci/gotest -p 1 $(RACE) -timeout 20m -shuffle=on -- $$($(GO) list ./... | grep -v /vmtests)
