@@ -50,6 +50,7 @@ func run(ctx context.Context, args []string) error {
 	drain := flags.Duration("drain", 30*time.Second, "how long an old version may finish what it has")
 	var mode reexec.Mode
 	flags.TextVar(&mode, "mode", reexec.Overlap, "how one version follows another: overlap, in-place or restart")
+	config := flags.String("config", "", "`file` with further options, NAME = VALUE on a line")
 	check := flags.Bool("check", false, "check the configuration and exit")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
@@ -61,6 +62,11 @@ func run(ctx context.Context, args []string) error {
 	if *showVersion {
 		fmt.Println("myapp", version)
 		return nil
+	}
+	if *config != "" {
+		if err := readConfig(flags, *config); err != nil {
+			return err
+		}
 	}
 
 	options := reexec.Options{
