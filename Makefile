@@ -110,3 +110,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), or so often (10000x)
 .PHONY: build
 build: ## build holdfast and myapp into .build
 	CGO_ENABLED=0 $(GO) build -trimpath -o .build/ ./units/cmd/holdfast ./packaging/myapp
+
+.PHONY: packages
+packages: ## build the packages holdfast and myapp, .deb and .rpm for amd64 and arm64, into .build/packages; PACKAGES='-version=1.2.3 -arch=amd64', PACKAGES=-help
+	@$(GO) run ./packaging/cmd/packages $(PACKAGES)
