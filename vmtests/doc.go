@@ -34,6 +34,9 @@
 // generator, which counts every request, and says at its end which were lost. [Build] compiles a program
 // of this module for a machine, and [Machine.Copy] puts it there as a package manager does.
 //
+// Machines have no network but the loopback device. [BootSetupTest] attaches them to a [Network], which is theirs
+// alone, and gives a container a [Disk], which outlives its power cut.
+//
 // There is no polkit in a machine, as on a small server. [BootPolkitTest] boots one that has it, and
 // [BootWithTest] one with any other packages of Debian.
 //

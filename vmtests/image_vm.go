@@ -46,7 +46,7 @@ LimitNOFILE=524288
 OOMScoreAdjust=-1000
 `
 
-func vmRecipe(v Version) (recipe, error) {
+func vmRecipe(v Version, packages ...string) (recipe, error) {
 	if runtime.GOARCH != "amd64" {
 		return recipe{}, fmt.Errorf("virtual machine: %w on %s: its kernel and devices are those of amd64", errors.ErrUnsupported, runtime.GOARCH)
 	}
@@ -59,7 +59,7 @@ func vmRecipe(v Version) (recipe, error) {
 	}
 	r.Disk, r.Format = true, 3 // the disk has a partition table, and there is no initrd
 	// This kernel has NVMe, ext4 and virtio-serial built in: it boots without an initrd.
-	r.Packages = append(append([]string(nil), r.Packages...), "linux-image-cloud-amd64")
+	r.Packages = slices.Concat(r.Packages, []string{"linux-image-cloud-amd64"}, packages)
 	const unit = "/etc/systemd/system/holdfast-guest.service"
 	r.Hooks = append(append([]string(nil), r.Hooks...),
 		fmt.Sprintf("cat >\"$1%s\" <<'END'\n%sEND", unit, guestUnit),
@@ -76,7 +76,12 @@ func vmRecipe(v Version) (recipe, error) {
 // other architectures than amd64, and for a version that is none of [VMVersions], the error is
 // [errors.ErrUnsupported].
 func VMImage(ctx context.Context, v Version, log io.Writer) (*Image, error) {
-	r, err := vmRecipe(v)
+	return VMImageWith(ctx, v, log)
+}
+
+// VMImageWith is to [VMImage] what [ImageWith] is to [ContainerImage].
+func VMImageWith(ctx context.Context, v Version, log io.Writer, packages ...string) (*Image, error) {
+	r, err := vmRecipe(v, packages...)
 	if err != nil {
 		return nil, err
 	}

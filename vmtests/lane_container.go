@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -33,34 +32,35 @@ const bootTimeout = 2 * time.Minute
 // When the image is not in the cache, Boot builds it first; see [ContainerImage]. Without root the error
 // is [ErrNotRoot], where a program is missing it is a [*MissingError].
 func Boot(ctx context.Context, v Version) (*Machine, error) {
-	return bootContainer(ctx, v, ContainerImage)
+	return bootContainer(ctx, v, Setup{})
 }
 
 // BootPolkit is [Boot] with polkit and sudo in the machine. The others have no polkit: there root alone may ask
 // for what needs it.
 func BootPolkit(ctx context.Context, v Version) (*Machine, error) {
-	return bootContainer(ctx, v, PolkitImage)
+	return bootContainer(ctx, v, Setup{Packages: polkitPackages(v)})
 }
 
 // BootWith is [Boot] with more packages of Debian in the machine; see [ImageWith].
 func BootWith(ctx context.Context, v Version, packages ...string) (*Machine, error) {
-	return bootContainer(ctx, v, func(ctx context.Context, v Version, log io.Writer) (*Image, error) {
-		return ImageWith(ctx, v, log, packages...)
-	})
+	return bootContainer(ctx, v, Setup{Packages: packages})
 }
 
-func bootContainer(ctx context.Context, v Version, find func(context.Context, Version, io.Writer) (*Image, error)) (*Machine, error) {
+func bootContainer(ctx context.Context, v Version, setup Setup) (*Machine, error) {
 	if err := RequireContainers(); err != nil {
+		return nil, err
+	}
+	if err := setup.check(); err != nil {
 		return nil, err
 	}
 	if err := Sweep(ctx); err != nil {
 		return nil, err
 	}
-	image, err := find(ctx, v, nil)
+	image, err := ImageWith(ctx, v, nil, setup.Packages...)
 	if err != nil {
 		return nil, err
 	}
-	c := &container{image: image, said: &tail{limit: 64 << 10}}
+	c := &container{image: image, setup: setup, said: &tail{limit: 64 << 10}}
 	m := &Machine{Version: v, lane: c}
 	if err := c.boot(ctx, m); err != nil {
 		err = fmt.Errorf("boot %v in a container: %w", v, err)
@@ -82,6 +82,7 @@ func bootContainer(ctx context.Context, v Version, find func(context.Context, Ve
 //	    machine/payload/commands/N/  what Machine.Start started, a group each
 type container struct {
 	image    *Image
+	setup    Setup
 	dir      *runDir
 	group    cgroup
 	owner    *owned // unshare
@@ -95,12 +96,16 @@ type container struct {
 // startScript runs in the namespaces of unshare and becomes systemd-nspawn. Everything that nspawn would
 // leave behind when it is killed, it leaves in file systems that vanish with the mount namespace.
 const startScript = `set -e
-group=$1 image=$2
-shift 2
+group=$1 image=$2 upper=$3 work=$4
+shift 4
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
 mkdir /run/systemd/nspawn/image
-mount --bind "$image" /run/systemd/nspawn/image
+if [ "$upper" ]; then
+	mount -t overlay -o "lowerdir=$image,upperdir=$upper,workdir=$work" overlay /run/systemd/nspawn/image
+else
+	mount --bind "$image" /run/systemd/nspawn/image
+fi
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 echo 0 >"$group/cgroup.procs"
 if [ "$(stat --file-system --format=%T /sys/fs/cgroup)" != cgroup2fs ]; then
@@ -140,8 +145,12 @@ func (c *container) boot(ctx context.Context, m *Machine) (err error) {
 	}
 	defer ready.Close()
 
-	argv := confined("sh", "-c", startScript, "sh", string(group), filepath.Join(c.image.Dir, "root"),
-		"--quiet", "--machine="+m.Name, "--directory=/run/systemd/nspawn/image", "--volatile=overlay",
+	volatile, upper, work := "overlay", "", ""
+	if c.setup.Disk != nil {
+		volatile, upper, work = "no", c.setup.Disk.upper(), c.setup.Disk.work()
+	}
+	argv := confined("sh", "-c", startScript, "sh", string(group), filepath.Join(c.image.Dir, "root"), upper, work,
+		"--quiet", "--machine="+m.Name, "--directory=/run/systemd/nspawn/image", "--volatile="+volatile,
 		"--private-network", "--capability=CAP_SYS_RESOURCE", // on a real machine PID 1 may raise limits
 		"--register=no", "--keep-unit", "--settings=no", "--link-journal=no",
 		"--resolv-conf=off", "--timezone=off", "--console=pipe", "--notify-ready=yes", "--boot",
@@ -172,11 +181,16 @@ func (c *container) boot(ctx context.Context, m *Machine) (err error) {
 	if c.commands, err = cgroup(filepath.Join(string(group), "payload")).child("commands"); err != nil {
 		return err
 	}
-	state, err := m.Systemctl(ctx, "is-system-running", "--wait")
-	if state != "running" {
-		return fmt.Errorf("systemd says %q (%v); failed units: %s", state, err, m.failedUnits(ctx))
+	if err := m.waitRunning(ctx); err != nil {
+		return err
 	}
-	return nil
+	if c.setup.Network == nil {
+		return nil
+	}
+	if err := c.setup.Network.attach(ctx, c.leader, c.setup.Address); err != nil {
+		return err
+	}
+	return m.configureNetwork(ctx, c.setup.Address)
 }
 
 // listenReady opens the socket on which nspawn passes on the READY=1 of the systemd inside.

@@ -34,13 +34,23 @@ const guestPort = "holdfast"
 //
 // Errors are as for [Boot]; on other architectures than amd64 it is [errors.ErrUnsupported].
 func BootVM(ctx context.Context, v Version) (*Machine, error) {
+	return bootVMSetup(ctx, v, Setup{})
+}
+
+func bootVMSetup(ctx context.Context, v Version, setup Setup) (*Machine, error) {
 	if err := RequireVMs(); err != nil {
 		return nil, err
+	}
+	if err := setup.check(); err != nil {
+		return nil, err
+	}
+	if setup.Disk != nil {
+		return nil, fmt.Errorf("disk of a virtual machine: %w: it has one, which Reset keeps", errors.ErrUnsupported)
 	}
 	if err := Sweep(ctx); err != nil {
 		return nil, err
 	}
-	image, err := VMImage(ctx, v, nil)
+	image, err := VMImageWith(ctx, v, nil, setup.Packages...)
 	if err != nil {
 		return nil, err
 	}
@@ -48,25 +58,25 @@ func BootVM(ctx context.Context, v Version) (*Machine, error) {
 	if err != nil {
 		return nil, errors.Join(err, image.Close())
 	}
-	m, err := bootVM(ctx, v, image, accelerator)
+	m, err := bootVM(ctx, v, setup, image, accelerator)
 	if err == nil || accelerator == tcg || ctx.Err() != nil {
 		return m, err
 	}
 	// Nested KVM can work for one kernel and fail the next.
 	probed.set(tcg)
-	image, imageErr := VMImage(ctx, v, nil)
+	image, imageErr := VMImageWith(ctx, v, nil, setup.Packages...)
 	if imageErr != nil {
 		return nil, errors.Join(err, imageErr)
 	}
-	m, emulated := bootVM(ctx, v, image, tcg)
+	m, emulated := bootVM(ctx, v, setup, image, tcg)
 	if emulated != nil {
 		return nil, errors.Join(err, emulated)
 	}
 	return m, nil
 }
 
-func bootVM(ctx context.Context, version Version, image *Image, accelerator string) (*Machine, error) {
-	v := &vm{image: image, said: &tail{limit: 64 << 10}}
+func bootVM(ctx context.Context, version Version, setup Setup, image *Image, accelerator string) (*Machine, error) {
+	v := &vm{image: image, setup: setup, said: &tail{limit: 64 << 10}}
 	m := &Machine{Version: version, lane: v}
 	if err := v.boot(ctx, m, accelerator); err != nil {
 		err = fmt.Errorf("boot %v in a virtual machine (%s): %w", version, accelerator, err)
@@ -81,6 +91,7 @@ func bootVM(ctx context.Context, version Version, image *Image, accelerator stri
 // A vm is the lane of QEMU.
 type vm struct {
 	image   *Image
+	setup   Setup
 	dir     *runDir
 	qemu    *owned
 	monitor *qmp.Client
@@ -121,6 +132,15 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 			"-chardev", "socket,id=monitor,path=" + monitor, "-mon", "chardev=monitor,mode=control",
 			"-device", "virtio-rng-pci",
 		})...)
+	if v.setup.Network != nil {
+		tap, err := v.setup.Network.tap(ctx)
+		if err != nil {
+			return err
+		}
+		defer tap.Close() // QEMU has it then
+		cmd.ExtraFiles = []*os.File{tap}
+		cmd.Args = append(cmd.Args, "-netdev", "tap,id=net,fd=3", "-device", "virtio-net-pci,netdev=net,romfile=,mac="+hardwareAddress(v.setup.Address))
+	}
 	cmd.Stdout, cmd.Stderr = v.said, v.said
 	if v.qemu, err = startOwned(cmd); err != nil {
 		return err
@@ -143,7 +163,10 @@ func (v *vm) boot(ctx context.Context, m *Machine, accelerator string) (err erro
 	if err != nil {
 		return err
 	}
-	return m.waitRunning(ctx)
+	if err := m.waitRunning(ctx); err != nil || v.setup.Network == nil {
+		return err
+	}
+	return m.configureNetwork(ctx, v.setup.Address)
 }
 
 // waitRunning waits until systemd has started all that it starts at boot.

@@ -76,6 +76,7 @@ func RequireContainers() error {
 	e.needProgram("systemd-nspawn", "systemd-container")
 	e.needProgram("nsenter", "util-linux")
 	e.needProgram("mount", "mount")
+	e.needProgram("ip", "iproute2")
 	_, err := cgroup2Mount()
 	e.need(err == nil, "a writable cgroup2 mount", "")
 	return e.err()

@@ -31,6 +31,18 @@ func BootWithTest(tb testing.TB, v Version, packages ...string) *Machine {
 	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return BootWith(ctx, v, packages...) })
 }
 
+// BootSetupTest is [BootSetup] for a test, as [BootTest] is [Boot].
+func BootSetupTest(tb testing.TB, v Version, setup Setup) *Machine {
+	tb.Helper()
+	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return BootSetup(ctx, v, setup) })
+}
+
+// BootVMSetupTest is [BootVMSetup] for a test, as [BootTest] is [Boot].
+func BootVMSetupTest(tb testing.TB, v Version, setup Setup) *Machine {
+	tb.Helper()
+	return bootTest(tb, func(ctx context.Context) (*Machine, error) { return BootVMSetup(ctx, v, setup) })
+}
+
 // BootVMTest is [BootVM] for a test, as [BootTest] is [Boot].
 func BootVMTest(tb testing.TB, v Version) *Machine {
 	tb.Helper()

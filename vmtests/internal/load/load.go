@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -39,7 +40,7 @@ const (
 
 // Options say what load to make.
 type Options struct {
-	URL string // where to, on a loopback address: "http://127.0.0.1:8080/"
+	URL string // where to, on an address of loopback or TestNetwork: "http://127.0.0.1:8080/"
 
 	// How many workers of each mode go at once.
 	New, KeepAlive, Transport, Connect int
@@ -60,6 +61,9 @@ type Options struct {
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	OnResult func(Result)
 }
+
+// TestNetwork has the addresses that RFC 2544 sets aside for tests of networks: no route leads there.
+var TestNetwork = netip.MustParsePrefix("198.18.0.0/15")
 
 // A Result is what became of one request. Times are of CLOCK_MONOTONIC in nanoseconds, the clock of the
 // journal's __MONOTONIC_TIMESTAMP and of systemd's properties that end in Monotonic.
@@ -114,9 +118,9 @@ func New(options Options) (*Generator, error) {
 	if target.Scheme != "http" {
 		return nil, fmt.Errorf("URL %q: scheme must be http", options.URL)
 	}
-	// Load goes to this machine only.
-	if ip := net.ParseIP(target.Hostname()); ip == nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("URL %q: host must be a loopback address such as 127.0.0.1", options.URL)
+	// Load goes to this machine, or to machines that are there for tests.
+	if ip, err := netip.ParseAddr(target.Hostname()); err != nil || !ip.IsLoopback() && !TestNetwork.Contains(ip) {
+		return nil, fmt.Errorf("URL %q: host must be a loopback address such as 127.0.0.1, or one of %s", options.URL, TestNetwork)
 	}
 	if target.Port() == "" {
 		return nil, fmt.Errorf("URL %q: must name the port", options.URL)
