@@ -31,6 +31,7 @@ ifeq ($(ROOT),yes)
 	@sh .ci/install
 	@sh vmtests/bench/install
 	@sh packaging/prometheus/install
+	@sh packaging/install
 	@sh vmtests/packages/install
 	@sh packaging/debhelper/install
 endif
