@@ -37,20 +37,27 @@ func run(t *testing.T, dir string, argv ...string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A copy of its own, because Perl wants the module in such a directory.
-	lib := filepath.Join(t.TempDir(), "perl5")
-	module := filepath.Join(lib, "Debian/Debhelper/Sequence")
-	if err := os.MkdirAll(module, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(filepath.Join(here, "holdfast.pm"), filepath.Join(module, "holdfast.pm")); err != nil {
-		t.Fatal(err)
+	// This directory itself must not be in the path: its install is not install(1).
+	usr := t.TempDir()
+	for name, to := range map[string]string{
+		"dh_holdfast": "bin/dh_holdfast",
+		"holdfast.pm": "share/perl5/Debian/Debhelper/Sequence/holdfast.pm",
+		"autoscripts": "share/debhelper/autoscripts",
+	} {
+		to = filepath.Join(usr, to)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(filepath.Join(here, name), to); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "PATH="+here+":"+os.Getenv("PATH"), "PERL5LIB="+lib, "DH_DATAFILES="+here, "LC_ALL=C.UTF-8")
+	cmd.Env = append(os.Environ(), "PATH="+usr+"/bin:"+os.Getenv("PATH"), "PERL5LIB="+usr+"/share/perl5",
+		"DH_DATAFILES="+usr+"/share/debhelper", "LC_ALL=C.UTF-8")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
