@@ -98,6 +98,14 @@ func (b *builder) prepare(ctx context.Context, name string) error {
 	if name != "holdfast" {
 		return nil
 	}
+	// For the .deb only, so it is not among the others.
+	page, err := os.ReadFile(filepath.Join(b.root, "packaging/debhelper/dh_holdfast.1"))
+	if err != nil {
+		return err
+	}
+	if err := writeGzip(filepath.Join(dir, "dh_holdfast.1.gz"), page); err != nil {
+		return err
+	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		script, err := output(b.goCommand(ctx, nil, "run", sources[name].pkg, "completion", shell))
 		if err != nil {
