@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -121,31 +122,72 @@ func (b *Builder) RPM(r Release) (string, error) {
 
 func (b *Builder) release(r Release, format string) (string, error) {
 	return b.once(fmt.Sprintf("release %s %+v", format, r), func(dir string) (string, error) {
-		if len(r.Edits) > 0 {
-			whole := r
-			whole.Edits = nil
-			original, err := b.release(whole, format)
-			if err != nil {
-				return "", err
-			}
-			return edit(dir, original, r.Edits)
-		}
 		program, err := b.program(r)
 		if err != nil {
 			return "", err
 		}
 		if r.Size > 0 {
-			text, err := os.ReadFile(program)
-			if err != nil {
-				return "", err
-			}
-			program = filepath.Join(dir, "cut")
-			if err := os.WriteFile(program, text[:min(r.Size, int64(len(text)))], 0o755); err != nil {
+			if program, err = cut(program, filepath.Join(dir, "cut"), r.Size); err != nil {
 				return "", err
 			}
 		}
+		if format == "deb" && !reflect.DeepEqual(r, original) {
+			return b.variant(dir, program, r)
+		}
 		return build(dir, "myapp", r.Version, format, "-exec="+program)
 	})
+}
+
+// original is the release whose .deb is made as those that are shipped. The others are it with another program and
+// version: to compress each as well takes longer than the stories.
+var original = Release{Version: "1.0.0"}
+
+// variant makes a .deb of the original one.
+func (b *Builder) variant(dir, program string, r Release) (string, error) {
+	from, err := b.Deb(original)
+	if err != nil {
+		return "", err
+	}
+	tree := filepath.Join(dir, "tree")
+	if err := run("", nil, "dpkg-deb", "--raw-extract", from, tree); err != nil {
+		return "", err
+	}
+	if err := run("", nil, "install", "-m", "755", program, filepath.Join(tree, programPath)); err != nil {
+		return "", err
+	}
+	version := Edit{"DEBIAN/control", "\nVersion: " + original.Version + "\n", "\nVersion: " + r.Version + "\n"}
+	for _, e := range append([]Edit{version}, r.Edits...) {
+		name := filepath.Join(tree, e.File)
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return "", err
+		}
+		if !strings.Contains(string(text), e.Old) {
+			return "", fmt.Errorf("edit %s: it has no %q:\n%s", e.File, e.Old, text)
+		}
+		if err := os.WriteFile(name, []byte(strings.Replace(string(text), e.Old, e.New, 1)), 0o644); err != nil {
+			return "", err
+		}
+	}
+	// Those of conffiles are told by dpkg itself.
+	const sums = `cd "$1" && find . -path ./DEBIAN -prune -o -path ./etc -prune -o -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums`
+	if err := run("", nil, "sh", "-c", sums, "sh", tree); err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, fmt.Sprintf("myapp_%s_%s.deb", r.Version, runtime.GOARCH))
+	return file, run("", nil, "dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, file)
+}
+
+// cut writes the first bytes of a program into another.
+func cut(program, to string, size int64) (string, error) {
+	text, err := os.ReadFile(program)
+	if err != nil {
+		return "", err
+	}
+	if int64(len(text)) <= size {
+		return "", fmt.Errorf("%s has %d bytes: cannot cut it to %d", program, len(text), size)
+	}
+	return to, os.WriteFile(to, text[:size], 0o755)
 }
 
 // HoldfastDeb makes the package holdfast in a version.
@@ -183,34 +225,6 @@ var moduleRoot = sync.OnceValues(func() (string, error) {
 	}
 	return strings.TrimSpace(string(out)), nil
 })
-
-// edit changes files of a .deb, its list of checksums included.
-func edit(dir, deb string, edits []Edit) (string, error) {
-	tree := filepath.Join(dir, "tree")
-	if err := run("", nil, "dpkg-deb", "--raw-extract", deb, tree); err != nil {
-		return "", err
-	}
-	for _, e := range edits {
-		name := filepath.Join(tree, e.File)
-		text, err := os.ReadFile(name)
-		if err != nil {
-			return "", err
-		}
-		if !strings.Contains(string(text), e.Old) {
-			return "", fmt.Errorf("edit %s: it has no %q:\n%s", e.File, e.Old, text)
-		}
-		if err := os.WriteFile(name, []byte(strings.Replace(string(text), e.Old, e.New, 1)), 0o644); err != nil {
-			return "", err
-		}
-	}
-	// Those of conffiles are told by dpkg itself.
-	const sums = `cd "$1" && find . -path ./DEBIAN -prune -o -path ./etc -prune -o -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums`
-	if err := run("", nil, "sh", "-c", sums, "sh", tree); err != nil {
-		return "", err
-	}
-	edited := filepath.Join(dir, filepath.Base(deb))
-	return edited, run("", nil, "dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, edited)
-}
 
 // Field returns a field of a .deb, such as "Version".
 func Field(deb, name string) (string, error) {

@@ -20,7 +20,8 @@ import (
 // A Repository is one of apt, in a directory, signed with a key of its own. It is not for several goroutines
 // at once, but several machines may have it.
 type Repository struct {
-	dir string // dir/public is what machines get
+	dir  string                     // dir/public is what machines get
+	sent map[string]map[string]bool // the packages that a machine has
 }
 
 const (
@@ -31,7 +32,7 @@ const (
 
 // NewRepository makes an empty repository in dir, which is empty too.
 func NewRepository(ctx context.Context, dir string) (*Repository, error) {
-	r := &Repository{dir}
+	r := &Repository{dir, map[string]map[string]bool{}}
 	if err := errors.Join(os.Mkdir(r.public(), 0o755), os.Mkdir(r.secret(), 0o700)); err != nil {
 		return nil, err
 	}
@@ -62,6 +63,9 @@ func (r *Repository) Add(ctx context.Context, debs ...string) error {
 	for _, deb := range debs {
 		if err := link(deb, filepath.Join(r.public(), filepath.Base(deb))); err != nil {
 			return err
+		}
+		for _, there := range r.sent { // another of the same name, perhaps
+			delete(there, filepath.Base(deb))
 		}
 	}
 	return r.index(ctx)
@@ -117,7 +121,7 @@ func (r *Repository) Publish(ctx context.Context, m *vmtests.Machine) error {
 // PublishIn is [Repository.Publish] for a system below root in a machine, which is not the one that runs.
 func (r *Repository) PublishIn(ctx context.Context, m *vmtests.Machine, root string) error {
 	const script = `set -e
-rm -rf "$1$2" "$1/etc/apt/sources.list" "$1"/etc/apt/sources.list.d/*
+rm -rf "$1/etc/apt/sources.list" "$1"/etc/apt/sources.list.d/*
 mkdir -p "$1$2" "$1$(dirname "$3")"
 tar -x -C "$1$2"
 cp "$1$2/$4" "$1$3"
@@ -125,7 +129,7 @@ echo "deb [signed-by=$3] file:$2 ./" >"$1/etc/apt/sources.list"
 if [ "$1" = / ]; then apt-get -qq update; else chroot "$1" apt-get -qq update; fi`
 	reader, writer := io.Pipe()
 	var pack sync.WaitGroup
-	pack.Go(func() { writer.CloseWithError(r.tar(writer)) })
+	pack.Go(func() { writer.CloseWithError(r.tar(writer, m.Name+root)) })
 	var said strings.Builder
 	p, err := m.Start(ctx, vmtests.Command{
 		Args:  []string{"sh", "-c", script, "sh", root, repositoryDir, repositoryKey, keyFile},
@@ -142,10 +146,32 @@ if [ "$1" = / ]; then apt-get -qq update; else chroot "$1" apt-get -qq update; f
 	return nil
 }
 
-func (r *Repository) tar(to io.Writer) error {
+// tar writes the repository but for the packages that are there already.
+func (r *Repository) tar(to io.Writer, there string) error {
+	if r.sent[there] == nil {
+		r.sent[there] = map[string]bool{}
+	}
 	w := tar.NewWriter(to)
-	if err := w.AddFS(os.DirFS(r.public())); err != nil {
+	files, err := os.ReadDir(r.public())
+	if err != nil {
 		return err
+	}
+	for _, file := range files {
+		isPackage := strings.HasSuffix(file.Name(), ".deb")
+		if isPackage && r.sent[there][file.Name()] {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(r.public(), file.Name()))
+		if err != nil {
+			return err
+		}
+		if err := w.WriteHeader(&tar.Header{Name: file.Name(), Mode: 0o644, Size: int64(len(text))}); err != nil {
+			return err
+		}
+		if _, err := w.Write(text); err != nil {
+			return err
+		}
+		r.sent[there][file.Name()] = isPackage
 	}
 	return w.Close()
 }
