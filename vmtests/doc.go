@@ -38,7 +38,7 @@
 // alone, and gives a container a [Disk], which outlives its power cut.
 //
 // There is no polkit in a machine, as on a small server. [BootPolkitTest] boots one that has it, and
-// [BootWithTest] one with any other packages of Debian.
+// [BootWithTest] one with any other packages of Debian. [BootRPMTest] boots one with rpm, dnf and systemd's macros.
 //
 // # Who may run them
 //

@@ -47,6 +47,10 @@ func BootWith(ctx context.Context, v Version, packages ...string) (*Machine, err
 }
 
 func bootContainer(ctx context.Context, v Version, setup Setup) (*Machine, error) {
+	return bootImage(ctx, v, setup, func(ctx context.Context) (*Image, error) { return ImageWith(ctx, v, nil, setup.Packages...) })
+}
+
+func bootImage(ctx context.Context, v Version, setup Setup, find func(context.Context) (*Image, error)) (*Machine, error) {
 	if err := RequireContainers(); err != nil {
 		return nil, err
 	}
@@ -56,7 +60,7 @@ func bootContainer(ctx context.Context, v Version, setup Setup) (*Machine, error
 	if err := Sweep(ctx); err != nil {
 		return nil, err
 	}
-	image, err := ImageWith(ctx, v, nil, setup.Packages...)
+	image, err := find(ctx)
 	if err != nil {
 		return nil, err
 	}

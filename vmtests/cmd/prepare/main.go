@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -103,6 +104,11 @@ func prepare(ctx context.Context, r *report, versions []vmtests.Version, vm bool
 		}}, job{fmt.Sprintf("image of %v with polkit", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
 			return vmtests.PolkitImage(ctx, v, log)
 		}})
+		if slices.Contains(vmtests.RPMVersions(), v) {
+			jobs = append(jobs, job{fmt.Sprintf("image of %v with rpm", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
+				return vmtests.RPMImage(ctx, v, log)
+			}})
+		}
 	}
 	if vm {
 		err := install(ctx, r, vmtests.RequireVMs)
