@@ -129,7 +129,7 @@ func (b *builder) program(ctx context.Context, name, arch, built string) error {
 		return os.WriteFile(to, content, 0o755)
 	}
 	_, err := output(b.goCommand(ctx, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch},
-		"build", "-trimpath", "-buildvcs=auto", "-ldflags=-s -w -X main.version="+b.version, "-o", to, sources[name].pkg))
+		"build", "-trimpath", "-ldflags=-s -w -X main.version="+b.version, "-o", to, sources[name].pkg))
 	return err
 }
 
