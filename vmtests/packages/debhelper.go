@@ -70,7 +70,7 @@ func debhelper(dir, version, depends, tree string, files map[string]string) (str
 			"Package: myapp\nArchitecture: any\nDepends: ${misc:Depends}, " + depends + "\nDescription: example service\n It answers.\n",
 		// The program is not debhelper's to strip, and has no libraries.
 		"rules": "#!/usr/bin/make -f\n%:\n\tdh $@ --with installsysusers\noverride_dh_strip override_dh_shlibdeps override_dh_dwz override_dh_auto_test:\n" +
-			"override_dh_install:\n\tcp -a " + tree + "/. debian/myapp/\n",
+			"override_dh_install:\n\tcp -a " + tree + "/. debian/myapp/\noverride_dh_builddeb:\n\tdh_builddeb -- -Zgzip -z1\n",
 	} {
 		files[name] = text
 	}

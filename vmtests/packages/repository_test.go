@@ -18,6 +18,7 @@ Requires=myapp.socket
 After=myapp.socket
 
 [Service]
+Type=notify
 ExecStart=/usr/bin/myapp
 DynamicUser=yes
 

@@ -31,6 +31,9 @@ func main() {
 		w.Header().Set("X-Myapp-Pid", strconv.Itoa(os.Getpid()))
 		_, _ = io.Copy(w, r.Body) // an error here is the client's
 	})}
+	if err := ready(); err != nil {
+		log.Fatal(err)
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(ln) }()
 	select {
@@ -49,4 +52,19 @@ func listen() (net.Listener, error) {
 		return net.Listen("tcp", "127.0.0.1:8080")
 	}
 	return net.FileListener(os.NewFile(firstPassed, "listen"))
+}
+
+// ready tells systemd, where the unit wants that.
+func ready() error {
+	address := os.Getenv("NOTIFY_SOCKET")
+	if address == "" {
+		return nil
+	}
+	conn, err := net.Dial("unixgram", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte("READY=1"))
+	return err
 }
