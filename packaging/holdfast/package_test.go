@@ -451,7 +451,7 @@ func TestUpgradeOfThePackage(t *testing.T) {
 					quiet("rpm", "preun", "myapp", "1")
 					quiet("rpm", "postun", "myapp", "1")
 					calls, said, code = m.run("rpm", "posttrans", "myapp", "2")
-					checkRun(t, calls, want, said, c.said, code, c.code)
+					checkRun(t, withoutMarks(t, calls), want, said, c.said, code, c.code)
 					continue
 				}
 				quiet("deb", "postrm", "myapp", "upgrade", "2")
@@ -463,6 +463,21 @@ func TestUpgradeOfThePackage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// withoutMarks returns what posttrans called after it has taken back the marks that the version before may have set:
+// first of all, so that systemd's file triggers find none, whatever becomes of the rest.
+func withoutMarks(t *testing.T, calls []string) []string {
+	t.Helper()
+	if len(calls) == 0 {
+		return nil // systemd does not run
+	}
+	const mark = "systemctl set-property "
+	if want := mark + "myapp.service Markers=-needs-restart -needs-reload\n"; calls[0] != want {
+		t.Errorf("posttrans called %q first, want %q", calls[0], want)
+	}
+	i := slices.IndexFunc(calls, func(call string) bool { return !strings.HasPrefix(call, mark) })
+	return calls[max(i, 0):]
 }
 
 // A restart that was due and did not happen stays due, until the service is started anew.
@@ -515,12 +530,13 @@ func TestLeaving(t *testing.T) {
 		}
 		m.write(units+"myapp.service", "[Service]\nExecStart=/usr/bin/myapp\n")
 		m.remove(units + "myapp.socket")
-		args := []string{"deb", "postrm", "myapp", "upgrade", "0"}
+		args, want := []string{"deb", "postrm", "myapp", "upgrade", "0"}, reloaded+"systemctl stop myapp.socket\n"
 		if format == "rpm" {
-			args = []string{"rpm", "postun", "myapp", "1"}
+			// There the macros of the version before restart it.
+			args, want = []string{"rpm", "postun", "myapp", "1"}, want+reloaded+"systemctl try-restart myapp.service\n"
 		}
 		calls, said, code := m.run(args...)
-		checkRun(t, calls, reloaded+"systemctl stop myapp.socket\n", said, nil, code, 0)
+		checkRun(t, calls, want, said, nil, code, 0)
 	}
 }
 
