@@ -179,14 +179,17 @@ def settings(module, names):
     return digest_of(out) if rc == 0 else ""
 
 
+def arguments():
+    return dict(
+        unit=dict(type="list", elements="str", required=True, aliases=["name", "units"]),
+        history=dict(type="int", default=0),
+        **SCOPE_ARGUMENTS
+    )
+
+
 def main():
     module = AnsibleModule(
-        argument_spec=dict(
-            unit=dict(type="list", elements="str", required=True, aliases=["name", "units"]),
-            history=dict(type="int", default=0),
-            **SCOPE_ARGUMENTS
-        ),
-        supports_check_mode=True,
+        argument_spec=arguments(), supports_check_mode=True,
         mutually_exclusive=[("direct", "via_service"), ("user", "via_service")],
     )
     for unit in module.params["unit"]:

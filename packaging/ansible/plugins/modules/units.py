@@ -124,18 +124,19 @@ def read(path):
         return None
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec=dict(
-            name=dict(type="str", required=True),
-            exec=dict(type="path", required=True),
-            arguments=dict(type="list", elements="str", default=[]),
-            options=dict(type="dict", default={}),
-            directory=dict(type="path", default="/etc/systemd/system"),
-            executable=dict(type="path", default="holdfast"),
-        ),
-        supports_check_mode=True,
+def arguments():
+    return dict(
+        name=dict(type="str", required=True),
+        exec=dict(type="path", required=True),
+        arguments=dict(type="list", elements="str", default=[]),
+        options=dict(type="dict", default={}),
+        directory=dict(type="path", default="/etc/systemd/system"),
+        executable=dict(type="path", default="holdfast"),
     )
+
+
+def main():
+    module = AnsibleModule(argument_spec=arguments(), supports_check_mode=True)
     params = module.params
     for name in ("name", "exec", "output_dir", "output-dir", "force"):
         if name in params["options"]:
