@@ -83,5 +83,5 @@ mount -t proc proc "$1/proc" && mkdir -p "$1/dev" && mount --bind /dev "$1/dev"`
 		}
 		add(v1)
 		story()
-	}, vmtests.Systemd257)
+	}, vmtests.Systemd247, vmtests.Systemd257)
 }
