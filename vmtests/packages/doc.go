@@ -7,3 +7,13 @@
 //
 // What it runs on the host is installed by the script install beside it.
 package packages
+
+import "github.com/holdfast-go/holdfast/vmtests"
+
+// Needrestart is the package of Debian that restarts services whose file or libraries were replaced.
+const Needrestart = "needrestart"
+
+// NeedrestartVersions are those on which there are stories with it, each with its image.
+func NeedrestartVersions() []vmtests.Version {
+	return []vmtests.Version{vmtests.Systemd252, vmtests.Systemd257}
+}

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests"
+	"github.com/holdfast-go/holdfast/vmtests/packages"
 )
 
 func main() {
@@ -107,6 +108,11 @@ func prepare(ctx context.Context, r *report, versions []vmtests.Version, vm bool
 		if slices.Contains(vmtests.RPMVersions(), v) {
 			jobs = append(jobs, job{fmt.Sprintf("image of %v with rpm", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
 				return vmtests.RPMImage(ctx, v, log)
+			}})
+		}
+		if slices.Contains(packages.NeedrestartVersions(), v) {
+			jobs = append(jobs, job{fmt.Sprintf("image of %v with needrestart", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
+				return vmtests.ImageWith(ctx, v, log, packages.Needrestart)
 			}})
 		}
 	}
