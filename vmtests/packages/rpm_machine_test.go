@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,9 @@ const (
 	rpmTop        = "/root/rpmbuild"
 	dropIns       = "/etc/systemd/system/myapp.service.d"
 )
+
+// rpmArch is what rpm calls this architecture.
+var rpmArch = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
 
 // rpmService is myapp in a machine with rpm and dnf, which have the file triggers of systemd's own package, no other
 // packages, and a repository of ours.

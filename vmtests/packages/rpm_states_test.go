@@ -129,3 +129,16 @@ func TestRPMInImage(t *testing.T) {
 		}
 	})
 }
+
+// Promise: with ON_FAILURE=fail rpm is told that the service was not upgraded, and its database is in order all the same.
+func TestRPMOnFailure(t *testing.T) {
+	eachRPM(t, func(t *testing.T, v vmtests.Version) {
+		s := bootRPM(t, v)
+		s.installRPM(s.rpm(v1))
+		s.sh(`echo ON_FAILURE=fail >>/etc/holdfast/package.d/myapp.conf`)
+		file := s.rpm(packages.Release{Version: "3.0.0", Damage: "crash-always"})
+		said := s.succeed("rpm", "--upgrade", file) // all that rpm makes of it is a warning
+		mustSay(t, said, "DOES NOT RUN", "%posttrans(myapp-3.0.0-1."+rpmArch+") scriptlet failed, exit status 1")
+		s.mustHave("1.0.0", "3.0.0")
+	})
+}
