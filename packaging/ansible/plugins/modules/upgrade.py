@@ -388,7 +388,7 @@ def sentence(units):
 
 def fail(module, holdfast_rc, err, **kwargs):
     said, hints = split_hints(err)
-    text = " ".join(said) or "holdfast ended with exit code %d and said nothing" % holdfast_rc
+    text = " ".join(line if line.endswith(".") else line + "." for line in said) or "holdfast ended with exit code %d and said nothing." % holdfast_rc
     if hints:
         text += " Try: " + "; ".join(hints)
     module.fail_json(msg=text, rc=holdfast_rc, next=hints, **kwargs)
