@@ -97,7 +97,7 @@ func (m machine) exec(argv ...string) (string, error) {
 	process, err := m.Start(m.ctx, vmtests.Command{
 		Args: argv, Stdout: &out, Stderr: &out,
 		// Python's cache would be in what is built and looked at.
-		Env: []string{"PYTHONDONTWRITEBYTECODE=1", "ANSIBLE_NOCOLOR=1", "ANSIBLE_LOCALHOST_WARNING=0", "ANSIBLE_INVENTORY_UNPARSED_WARNING=0"},
+		Env: []string{"PYTHONDONTWRITEBYTECODE=1", "ANSIBLE_NOCOLOR=1", "ANSIBLE_PIPELINING=1", "ANSIBLE_LOCALHOST_WARNING=0", "ANSIBLE_INVENTORY_UNPARSED_WARNING=0"},
 	})
 	if err == nil {
 		err = process.Wait()

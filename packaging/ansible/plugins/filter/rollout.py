@@ -103,13 +103,13 @@ def is_bad(result):
     return result.get("state") in ("reached", "failed")
 
 
-def rollout_judge(wave, results, max_fail_percentage, max_down_percentage):
+def rollout_judge(wave, results, plan):
     """Whether a wave is to be undone, and whether the rollout ends with it.
 
-    wave is one of rollout_plan; results are those of all hosts by name.
+    wave is one of rollout_plan, plan has the bounds, results are those of all hosts by name.
     """
-    fail_bound = percentage(max_fail_percentage, "holdfast_max_fail_percentage")
-    down_bound = percentage(max_down_percentage, "holdfast_max_down_percentage")
+    fail_bound = percentage(plan["max_fail_percentage"], "holdfast_max_fail_percentage")
+    down_bound = percentage(plan["max_down_percentage"], "holdfast_max_down_percentage")
     hosts = wave["hosts"]
     failed = [h for h in hosts if is_bad(results[h])]
     down = [h for h in hosts if results[h].get("state") == "begun"]

@@ -45,7 +45,7 @@ class Plan(unittest.TestCase):
 class Judge(unittest.TestCase):
     def verdict(self, wave, failing, down, **results):
         results = dict((h, dict(state=s) if s else {}) for h, s in results.items())
-        return rollout.rollout_judge(rollout.rollout_plan(sorted(results), [], 1, 2)[wave], results, failing, down)
+        return rollout.rollout_judge(rollout.rollout_plan(sorted(results), [], 1, 2)[wave], results, dict(max_fail_percentage=failing, max_down_percentage=down))
 
     def test_verdicts(self):
         cases = [
