@@ -58,6 +58,13 @@ func bootTest(tb testing.TB, boot func(context.Context) (*Machine, error)) *Mach
 	if err != nil {
 		tb.Fatal(err)
 	}
+	m.CloseAfter(tb)
+	return m
+}
+
+// CloseAfter closes the machine at the end of a test. If that failed, the journal is kept. It is for a test that boots
+// several at once; [BootTest] and its like do it by themselves.
+func (m *Machine) CloseAfter(tb testing.TB) {
 	tb.Cleanup(func() {
 		if tb.Failed() {
 			m.keepJournal(tb)
@@ -66,7 +73,6 @@ func bootTest(tb testing.TB, boot func(context.Context) (*Machine, error)) *Mach
 			tb.Error(err)
 		}
 	})
-	return m
 }
 
 // keepJournal writes the journal to the log of a failed test and, with "go test -artifacts", to a file.

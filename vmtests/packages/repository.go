@@ -24,11 +24,13 @@ type Repository struct {
 	sent map[string]map[string]bool // the packages that a machine has
 }
 
+// Where a repository and its key are in the machines that it is published in.
 const (
-	repositoryDir = "/srv/repository" // in machines
-	repositoryKey = "/etc/apt/keyrings/stories.asc"
-	keyFile       = "stories.asc"
+	RepositoryDir = "/srv/repository"
+	RepositoryKey = "/etc/apt/keyrings/stories.asc"
 )
+
+const keyFile = "stories.asc"
 
 // NewRepository makes an empty repository in dir, which is empty too.
 func NewRepository(ctx context.Context, dir string) (*Repository, error) {
@@ -132,7 +134,7 @@ if [ "$1" = / ]; then apt-get -qq update; else chroot "$1" apt-get -qq update; f
 	pack.Go(func() { writer.CloseWithError(r.tar(writer, m.Name+root)) })
 	var said strings.Builder
 	p, err := m.Start(ctx, vmtests.Command{
-		Args:  []string{"sh", "-c", script, "sh", root, repositoryDir, repositoryKey, keyFile},
+		Args:  []string{"sh", "-c", script, "sh", root, RepositoryDir, RepositoryKey, keyFile},
 		Stdin: reader, Stdout: &said, Stderr: &said,
 	})
 	if err == nil {
