@@ -40,7 +40,7 @@ func (s *rpmService) installPlainRPM(version string, units map[string]string) st
 }
 
 // Promise: the upgrade from a version that knows nothing of Holdfast is one restart, which keeps the socket where
-// systemd has it.
+// systemd has it; so is the way back.
 func TestRPMAdoption(t *testing.T) {
 	eachRPM(t, func(t *testing.T, v vmtests.Version) {
 		for _, before := range []struct {
@@ -67,6 +67,11 @@ func TestRPMAdoption(t *testing.T) {
 				s.offer(plain, s.rpm(v2), s.holdfastRPM("1.0.0"))
 				s.dnf("upgrade")
 				s.mustHave("2.0.0", "2.0.0")
+
+				s.run("rm", "-r", dropIns)
+				s.dnf("downgrade", "myapp-0.9.0")
+				s.mustAnswer("0.9.0")
+				s.mustBeWhole("myapp", "0.9.0")
 				if now := s.listener(8080); now != socket && !before.loses {
 					t.Errorf("the socket was opened anew: inode %s, then %s", socket, now)
 				}
