@@ -111,6 +111,32 @@ func (s *rpmService) fedoraTree(name, version, root, units, ending string, defin
 	return s.rpmbuild(spec, defines...)[0]
 }
 
+// spec puts a release, built by packaging/myapp/myapp.spec with the macros of Holdfast and of systemd, where rpm
+// puts it. The machine has no compiler: go is a script that brings the program of the host.
+func (s *rpmService) spec(r packages.Release) string {
+	s.t.Helper()
+	if _, err := s.says("test", "-e", "/usr/lib/rpm/macros.d/macros.holdfast"); err != nil {
+		s.run("rpm", "--install", s.holdfastRPM("1.0.0"))
+	}
+	program, err := made.ReleaseProgram(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	tree := "/root/myapp-" + r.Version
+	source := filepath.Join("..", "..", "packaging", "myapp")
+	for _, name := range []string{"myapp.8", "myapp.conf", "myapp.service", "myapp.socket", "myapp.sysusers", "myapp.spec", filepath.Join("..", "..", "LICENSE")} {
+		s.put(filepath.Join(source, name), tree)
+	}
+	if err := s.Copy(s.ctx, program, "/root/program", 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.WriteFile(s.ctx, "/usr/local/bin/go", []byte("#!/bin/sh\nexec cp /root/program myapp\n"), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	s.sh(`sed -i "s/^Version:.*/Version: $1/" "$2/myapp.spec" && mkdir -p "$3/SOURCES" && tar -C /root -czf "$3/SOURCES/myapp-$1.tar.gz" "myapp-$1"`, r.Version, tree, rpmTop)
+	return s.rpmbuild(path.Join(tree, "myapp.spec"))[0]
+}
+
 // rpmbuild builds the packages of a spec file and returns their paths inside.
 func (s *rpmService) rpmbuild(spec string, defines ...string) []string {
 	s.t.Helper()

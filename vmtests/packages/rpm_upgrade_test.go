@@ -13,6 +13,7 @@ import (
 type packager struct {
 	name   string
 	change func(s *rpmService, file string, newer bool) string
+	make   func(*rpmService, packages.Release) string // the file
 }
 
 var packagers = []packager{
@@ -22,29 +23,30 @@ var packagers = []packager{
 			return s.dnf("upgrade", "myapp")
 		}
 		return s.dnf("downgrade", "myapp")
-	}},
+	}, (*rpmService).rpm},
 	{"rpm", func(s *rpmService, file string, newer bool) string {
 		if newer {
 			return s.succeed("rpm", "--upgrade", file)
 		}
 		return s.succeed("rpm", "--upgrade", "--oldpackage", file)
-	}},
+	}, (*rpmService).spec},
 }
 
 // Promise: dnf and rpm upgrade, downgrade and refuse without a lost request. After a bad version the one before
-// serves, rpm's database is in order, and the operator reads why and what to do.
+// serves, rpm's database is in order, and the operator reads why and what to do. So it is with our package and with
+// one that is built by a spec file.
 func TestRPMUpgrades(t *testing.T) {
 	for _, p := range packagers {
 		t.Run(p.name, func(t *testing.T) {
 			eachRPM(t, func(t *testing.T, v vmtests.Version) {
 				s := bootRPM(t, v)
-				s.installRPM(s.rpm(v1))
+				s.installRPM(p.make(s, v1))
 				first, invocation := s.status(), s.prop(myappUnit, "InvocationID")
 				l := s.load()
 
-				p.change(s, s.rpm(v2), true)
+				p.change(s, p.make(s, v2), true)
 				s.mustHave("2.0.0", "2.0.0")
-				p.change(s, s.rpm(v1), false)
+				p.change(s, p.make(s, v1), false)
 				s.mustHave("1.0.0", "1.0.0")
 
 				for _, bad := range []struct {
@@ -54,13 +56,13 @@ func TestRPMUpgrades(t *testing.T) {
 					{packages.Release{Version: "3.0.0", Damage: "ill-in-probation", After: "1ms"}, "the database is gone"},
 					{packages.Release{Version: "3.0.1", Damage: "crash-always"}, "crash at every start"},
 				} {
-					said := p.change(s, s.rpm(bad.release), true)
+					said := p.change(s, p.make(s, bad.release), true)
 					s.mustHave("1.0.0", bad.release.Version)
 					mustSay(t, said, bad.reason, "1.0.0", "holdfast upgrade")
 					t.Logf("%s:\n%s", bad.release.Damage, ours(said))
 				}
 
-				p.change(s, s.rpm(v4), true)
+				p.change(s, p.make(s, v4), true)
 				s.mustHave("4.0.0", "4.0.0")
 				s.nothingLost(l)
 
