@@ -9,6 +9,8 @@ FUZZTIME ?= 10s
 # The tests of the virtual-machine lane, which take a quarter of an hour under emulation.
 VM     := VMLane
 VMRUN  ?= $(VM)
+# The story of a fleet that takes minutes.
+FLEET  := FleetThirdWave
 # Modules of their own: what they require is nothing that a user of Holdfast gets.
 MODULES := reexec/reexectest/examples/grpc reexec/reexectest/examples/websocket vmtests/bench
 
@@ -40,7 +42,7 @@ endif
 	@set -e; for dir in $(MODULES); do echo "cd $$dir && $(GO) test $(RACE) ./..."; (cd $$dir && GO=$(GO) $(CURDIR)/.ci/gotest $(RACE) -- ./...); done
 ifeq ($(ROOT),yes)
 	$(GO) run ./vmtests/cmd/prepare -lane=containers
-	@GO=$(GO) .ci/gotest -p 1 -timeout 60m -skip '$(VM)' -- ./vmtests/...
+	@GO=$(GO) .ci/gotest -p 1 -timeout 60m -skip '$(VM)|$(FLEET)' -- ./vmtests/...
 else
 	$(GO) test ./vmtests/internal/... ./vmtests/cmd/...
 	@echo
@@ -80,6 +82,12 @@ agreement: ## compare the stand-in with real systemd in everything, and write th
 test-vm: ## run what needs a kernel of its own, limits and reboots, in virtual machines (root; long without KVM)
 	$(GO) run ./vmtests/cmd/prepare -lane=vm
 	@GO=$(GO) .ci/gotest -timeout 60m -run '$(VMRUN)' -v -- ./vmtests
+
+.PHONY: test-fleet
+test-fleet: ## upgrade six machines with Ansible, well and badly (root; minutes)
+	@sh vmtests/packages/install
+	$(GO) run ./vmtests/cmd/prepare -lane=containers
+	$(GO) test -count=1 -timeout 60m -skip '$(VM)' -v ./vmtests/fleet
 
 .PHONY: vmtests-prepare
 vmtests-prepare: ## install and build what the tests on real systemd need (root)

@@ -45,6 +45,7 @@ var (
 //	fail-requests       serves, then answers 500, which it counts on /metrics
 //	ill-at-start        is never healthy
 //	ill-in-probation    serves, then says that it is not healthy
+//	ill-with-cache      the same, but only where the environment has MYAPP_CACHE
 func damage(options *reexec.Options, server *http.Server) {
 	after, err := time.ParseDuration(damageAfter)
 	if err != nil {
@@ -120,7 +121,10 @@ func damage(options *reexec.Options, server *http.Server) {
 		})
 	case "ill-at-start":
 		options.Health = func(context.Context) error { return errors.New("damaged on purpose: never healthy") }
-	case "ill-in-probation":
+	case "ill-in-probation", "ill-with-cache":
+		if damageKind == "ill-with-cache" && os.Getenv("MYAPP_CACHE") == "" {
+			break
+		}
 		onRequest(func() {})
 		options.Health = func(context.Context) error {
 			if due() {
