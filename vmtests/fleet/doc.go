@@ -12,7 +12,7 @@
 //	host1 … host6                                 198.18.0.11 …
 //	sshd, myapp from a package, port 8080
 //
-// The hosts are containers of systemd 247, 252, 257 and 262, or virtual machines. Each story looks at the report that the
+// The hosts are containers of systemd 247, 252, 257 and 262. Each story looks at the report that the
 // play leaves on the controller, at what systemd, dpkg and the service on each host say, and at every single request.
 //
 // make test runs [TestFleet]; the rest, which takes minutes, is behind make test-fleet.

@@ -43,7 +43,6 @@ type host struct {
 	settings string // of myapp
 	version  vmtests.Version
 	setup    vmtests.Setup
-	virtual  bool
 }
 
 func (h *host) address() string { return h.setup.Address.Addr().String() }
@@ -58,24 +57,14 @@ type fleet struct {
 	controller *vmtests.Machine
 	hosts      []*host
 	repository *packages.Repository
-	slow       bool // virtual machines, emulated
 }
 
 const controllerAddress = "198.18.0.1"
 
-// What hosts are made of.
-type kind int
-
-const (
-	containers kind = iota
-	durable         // containers that can boot again
-	virtual         // virtual machines
-)
-
 // bootFleet boots hosts with these versions of systemd, named host1 and on, and a controller that may log in on them.
-func bootFleet(t *testing.T, k kind, versions ...vmtests.Version) *fleet {
+func bootFleet(t *testing.T, versions ...vmtests.Version) *fleet {
 	t.Helper()
-	f := &fleet{t: t, ctx: t.Context(), slow: k == virtual}
+	f := &fleet{t: t, ctx: t.Context()}
 	network, err := vmtests.NewNetwork(f.ctx)
 	if errors.Is(err, vmtests.ErrNotRoot) {
 		t.Skip(err)
@@ -91,24 +80,11 @@ func bootFleet(t *testing.T, k kind, versions ...vmtests.Version) *fleet {
 	prefix := func(last int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("198.18.0.%d/24", last)) }
 	for i, v := range versions {
 		h := &host{
-			name: fmt.Sprintf("host%d", i+1), version: v, virtual: k == virtual, settings: "probation = 2s",
+			name: fmt.Sprintf("host%d", i+1), version: v, settings: "probation = 2s",
 			setup: vmtests.Setup{Packages: hostPackages, Network: network, Address: prefix(11 + i)},
 		}
-		if v == controllerSystemd && k != virtual {
+		if v == controllerSystemd {
 			h.setup.Packages = controllerPackages
-		}
-		if k == virtual { // emulated, where all takes long
-			h.settings = "probation = 6s\nbeat = 3s"
-		}
-		if k == durable {
-			if h.setup.Disk, err = vmtests.NewDisk(f.ctx); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := h.setup.Disk.Close(); err != nil {
-					t.Error(err)
-				}
-			})
 		}
 		f.hosts = append(f.hosts, h)
 	}
@@ -135,14 +111,10 @@ func bootFleet(t *testing.T, k kind, versions ...vmtests.Version) *fleet {
 	return f
 }
 
-// boot boots the machine of a host; again, if it had one before.
+// boot boots the machine of a host.
 func (f *fleet) boot(h *host) (err error) {
 	start := time.Now()
-	if h.virtual {
-		h.Machine, err = vmtests.BootVMSetup(f.ctx, h.version, h.setup)
-	} else {
-		h.Machine, err = vmtests.BootSetup(f.ctx, h.version, h.setup)
-	}
+	h.Machine, err = vmtests.BootSetup(f.ctx, h.version, h.setup)
 	if err == nil {
 		f.t.Logf("%s: %v, %s, booted in %v", h.name, h.version, h.Name, time.Since(start).Round(time.Millisecond))
 	}

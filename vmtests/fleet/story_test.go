@@ -17,9 +17,9 @@ var (
 )
 
 // startFleet boots a fleet on which the first release serves.
-func startFleet(t *testing.T, k kind, versions ...vmtests.Version) *fleet {
+func startFleet(t *testing.T, versions ...vmtests.Version) *fleet {
 	t.Helper()
-	f := bootFleet(t, k, versions...)
+	f := bootFleet(t, versions...)
 	f.firstRelease()
 	return f
 }
@@ -41,7 +41,7 @@ func (f *fleet) in(t *testing.T) *fleet {
 
 // TestFleet: a good release comes to every host, one that is bad to none but the canary, and nobody loses a request.
 func TestFleet(t *testing.T) {
-	tellFleet(t, startFleet(t, containers, sixHosts...))
+	tellFleet(t, startFleet(t, sixHosts...))
 }
 
 func tellFleet(t *testing.T, f *fleet) {

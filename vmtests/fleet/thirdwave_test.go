@@ -14,7 +14,7 @@ var badWithCache = packages.Release{Version: "3.1.0", Damage: "ill-with-cache"}
 // TestFleetThirdWave: a release that is bad in the third wave only. It stays where it is good; nothing of the third wave
 // has it in the end, and of the host after that nothing has changed.
 func TestFleetThirdWave(t *testing.T) {
-	f := bootFleet(t, containers, sixHosts...)
+	f := bootFleet(t, sixHosts...)
 	for _, h := range f.hosts[3:5] {
 		if err := h.WriteFile(f.ctx, "/etc/systemd/system/myapp.service.d/cache.conf", []byte("[Service]\nEnvironment=MYAPP_CACHE=/var/cache/myapp\n"), 0o644); err != nil {
 			t.Fatal(err)
