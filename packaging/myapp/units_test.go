@@ -17,8 +17,10 @@ func TestUnitsOfThePackage(t *testing.T) {
 		// Debian 11; later versions understand them.
 		Systemd: 247,
 		Sockets: []units.Socket{{Name: "http", Address: "127.0.0.1:8080"}},
-		// The user that sysusers.d has made, and nobody's but this service's.
-		ServiceLines: []string{"User=myapp"},
+		// The user that sysusers.d has made, and nobody's but this service's. With DynamicUser= as
+		// well systemd 257 would mount the copy of the last good version without execution, which
+		// ExecPaths= could allow, but 247 does not know that.
+		ServiceLines: []string{"User=myapp", "DynamicUser=no"},
 	})
 	if err != nil {
 		t.Fatal(err)

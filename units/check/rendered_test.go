@@ -93,8 +93,9 @@ func TestRenderedUnitsAreFit(t *testing.T) {
 	for name, o := range kinds() {
 		t.Run(name, func(t *testing.T) {
 			for _, systemd := range []int{o.Systemd, units.NewestSystemd} {
-				if o.Systemd < 243 {
-					systemd = o.Systemd // what newer ones take for OOMPolicy= it cannot say
+				if o.Systemd < 248 {
+					// What newer ones take for OOMPolicy= (243) and ExecPaths= (248) it cannot say.
+					systemd = o.Systemd
 				}
 				r, err := check.Files(t.Context(), rendered(t, o, nil), instance(o), check.Options{Systemd: systemd, Mode: o.Mode})
 				if err != nil {
@@ -168,6 +169,7 @@ var mutations = map[string]mutation{
 	"shell":                       {rule: "ExecStart", level: check.Warning, of: hot, options: noLauncher, without: "ExecStart=", add: `ExecStart=/bin/sh -c "exec /usr/bin/myapp"`},
 	"bare name":                   {rule: "ExecStart", level: check.Warning, of: hot, options: noLauncher, without: "ExecStart=", add: "ExecStart=myapp"},
 	"other argv[0]":               {rule: "ExecStart", level: check.Warning, of: hot, options: noLauncher, without: "ExecStart=", add: "ExecStart=@/usr/bin/myapp myapp"},
+	"copy mounted noexec":         {rule: "DynamicUser", level: check.Warning, without: "NoExecPaths=,ExecPaths="},
 	"launch of nothing":           {rule: "ExecStart", level: check.Error, without: "ExecStart=", add: "ExecStart=/usr/bin/holdfast launch --state=%S/myapp.holdfast"},
 	"no reload":                   {rule: "ExecReload", level: check.Error, of: hot, without: "ExecReload="},
 	"kill -HUP":                   {rule: "ExecReload", level: check.Error, of: hot, without: "ExecReload=", add: "ExecReload=/bin/kill -HUP $MAINPID"},

@@ -44,6 +44,7 @@ var rules = []rule{
 	// systemd.exec(5)
 	{"ExecPaths", "Service", hot | other, 248, execPaths},
 	{"NoExecPaths", "Service", holdfast, 248, noExecPaths},
+	{"DynamicUser", "Service", holdfast, 257, dynamicUser},
 	{"BindPaths", "Service", hot | other, 0, bindPaths},
 	{"BindReadOnlyPaths", "Service", hot | other, 0, bindPaths},
 	{"RootImage", "Service", hot, 0, rootImage},

@@ -159,6 +159,22 @@ func noExecPaths(s *subject) {
 	}
 }
 
+// dynamicUser: systemd mounts such a state directory without execution where the file system
+// can map users, seen with 257 and 262 on ext4.
+func dynamicUser(s *subject) {
+	if s.launch == nil || !s.service.yes("Service", "DynamicUser", false) {
+		return
+	}
+	at, _ := s.service.last("Service", "DynamicUser")
+	allowed, _ := s.pathsOf("ExecPaths")
+	denied, _ := s.pathsOf("NoExecPaths") // of which noExecPaths speaks
+	dir := s.launchState()
+	if dir == "" || slices.ContainsFunc(slices.Concat(allowed, denied), func(p string) bool { return under(dir+"/good", p) }) {
+		return
+	}
+	s.report(Warning, at, "holdfast launch keeps a copy of the last good version in "+dir+", which is mounted without execution: it cannot start instead of a version that fails", s.list("ExecPaths", []string{dir}))
+}
+
 // launchState is where holdfast launch keeps its record.
 func (s *subject) launchState() string {
 	if s.launch.state != "" {

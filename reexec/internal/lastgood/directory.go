@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -231,7 +233,7 @@ func (d Directory) sync() error {
 func (d Directory) KeepCopy(program *os.File, id Identity) (Stamp, error) {
 	if f, err := d.openCopy(id); err == nil {
 		defer f.Close()
-		if have, err := Identify(f); err == nil && have == id {
+		if have, err := Identify(f); err == nil && have == id && executable(f.Name()) == nil {
 			return StampOf(f)
 		}
 	}
@@ -255,7 +257,21 @@ func (d Directory) KeepCopy(program *os.File, id Identity) (Stamp, error) {
 		return Stamp{}, fmt.Errorf("copy the good program: %w", err)
 	}
 	defer f.Close()
+	if err := executable(f.Name()); err != nil {
+		return Stamp{}, fmt.Errorf("copy the good program: %w", err)
+	}
 	return StampOf(f)
+}
+
+// executable says so now if a file will not start. systemd mounts the state directory of
+// a unit with DynamicUser= without execution from 257 on, where the file system can map
+// users (systemd.exec(5), DynamicUser=), unless ExecPaths= names it.
+func executable(path string) error {
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("%s cannot be executed (%w): allow %s in ExecPaths= of the unit, and mount it without noexec",
+			path, err, filepath.Dir(path))
+	}
+	return nil
 }
 
 // RemoveOthers removes all copies that the record does not name, and what a crash
@@ -306,8 +322,8 @@ func (d Directory) openCopy(id Identity) (*os.File, error) {
 	return f, nil
 }
 
-// CheckCopy says why the copy of the good program must not start: it is gone, or
-// others may have changed it. The stamp saves the reading of it.
+// CheckCopy says why the copy of the good program cannot or must not start: it is gone,
+// may not be executed there, or others may have changed it. The stamp saves the reading of it.
 func (d Directory) CheckCopy(good *Good) error {
 	if good == nil {
 		return ErrNoGood
@@ -317,6 +333,9 @@ func (d Directory) CheckCopy(good *Good) error {
 		return fmt.Errorf("the copy of the last good version: %w", err)
 	}
 	defer f.Close()
+	if err := executable(f.Name()); err != nil {
+		return fmt.Errorf("the copy of the last good version: %w", err)
+	}
 	if stamp, err := StampOf(f); err == nil && stamp == good.Copy {
 		return nil
 	}

@@ -60,6 +60,34 @@ func keep(t *testing.T, d Directory, program string) {
 	}
 }
 
+// A copy that cannot be executed where it is, as on a mount with noexec, is no way back,
+// and that is known before it is needed.
+func TestCopyIsExecutable(t *testing.T) {
+	d := open(t)
+	keep(t, d, "v1")
+	r, err := d.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CheckCopy(r.Good); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(d.CopyOf(r.Good.Identity), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	err = d.CheckCopy(r.Good)
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "allow "+d.Path()+" in ExecPaths=") {
+		t.Errorf("a copy that cannot be executed: %v", err)
+	}
+	keep(t, d, "v1") // it makes a new one
+	if r, err = d.Read(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CheckCopy(r.Good); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestKeepCopy(t *testing.T) {
 	d := open(t)
 	kept := map[string]int{"v1": 1, "v2": 2, "v3": 2}
