@@ -9,8 +9,9 @@ FUZZTIME ?= 10s
 # The tests of the virtual-machine lane, which take a quarter of an hour under emulation.
 VM     := VMLane
 VMRUN  ?= $(VM)
-# The story of a fleet that takes minutes.
-FLEET  := FleetThirdWave
+# What needs images and downloads of its own: upgrades by apt, dnf and Ansible, fleets, the guides.
+LONG    := /packaging/ansible|/packaging/guides|/vmtests/packages|/vmtests/fleet|/vmtests/cmd/try
+LONGRUN ?= .
 # Modules of their own: what they require is nothing that a user of Holdfast gets.
 MODULES := reexec/reexectest/examples/grpc reexec/reexectest/examples/websocket vmtests/bench
 
@@ -34,17 +35,15 @@ ifeq ($(ROOT),yes)
 	@sh vmtests/bench/install
 	@sh packaging/prometheus/install
 	@sh packaging/install
-	@sh vmtests/packages/install
-	@sh packaging/debhelper/install
 endif
 	$(GO) build $(RACE) ./...
-	@GO=$(GO) .ci/gotest -p 1 $(RACE) -timeout 20m -shuffle=on -- $$($(GO) list ./... | grep -v /vmtests)
+	@GO=$(GO) .ci/gotest -p 1 $(RACE) -timeout 20m -shuffle=on -- $$($(GO) list ./... | grep -vE '/vmtests|$(LONG)')
 	@set -e; for dir in $(MODULES); do echo "cd $$dir && $(GO) test $(RACE) ./..."; (cd $$dir && GO=$(GO) $(CURDIR)/.ci/gotest $(RACE) -- ./...); done
 ifeq ($(ROOT),yes)
 	$(GO) run ./vmtests/cmd/prepare -lane=containers
-	@GO=$(GO) .ci/gotest -p 1 -timeout 60m -skip '$(VM)|$(FLEET)' -- ./vmtests/...
+	@GO=$(GO) .ci/gotest -p 1 -parallel 4 -timeout 60m -skip '$(VM)' -- $$($(GO) list ./vmtests/... | grep -vE '$(LONG)')
 else
-	$(GO) test ./vmtests/internal/... ./vmtests/cmd/...
+	$(GO) test ./vmtests/internal/... $$($(GO) list ./vmtests/cmd/... | grep -vE '$(LONG)')
 	@echo
 	@echo 'left out: the tests on real systemd in containers (package vmtests), because they need root: sudo make test'
 	@test -n "$(RACE)" || echo 'left out: the race detector, because it needs a C compiler: apt-get install gcc libc6-dev'
@@ -81,13 +80,13 @@ agreement: ## compare the stand-in with real systemd in everything, and write th
 .PHONY: test-vm
 test-vm: ## run what needs a kernel of its own, limits and reboots, in virtual machines (root; long without KVM)
 	$(GO) run ./vmtests/cmd/prepare -lane=vm
-	@GO=$(GO) .ci/gotest -timeout 60m -run '$(VMRUN)' -v -- ./vmtests
+	@GO=$(GO) .ci/gotest -p 1 -timeout 60m -run '$(VMRUN)' -v -- ./vmtests ./vmtests/packages
 
-.PHONY: test-fleet
-test-fleet: ## upgrade six machines with Ansible, well and badly (root; minutes)
-	@sh vmtests/packages/install
+.PHONY: test-packages
+test-packages: ## upgrade by apt, dnf and Ansible, a fleet, and follow the guides (root; half an hour); LONGRUN='TestApt'
+	@sh packaging/install
 	$(GO) run ./vmtests/cmd/prepare -lane=containers
-	$(GO) test -count=1 -timeout 60m -skip '$(VM)' -v ./vmtests/fleet
+	@GO=$(GO) .ci/gotest -p 1 -parallel 4 -timeout 60m -run '$(LONGRUN)' -skip '$(VM)' -- $$($(GO) list ./... | grep -E '$(LONG)')
 
 .PHONY: vmtests-prepare
 vmtests-prepare: ## install and build what the tests on real systemd need (root)

@@ -17,15 +17,15 @@ import (
 
 var update = flag.Bool("update", false, "write dh_holdfast.1")
 
-// need skips where programs cannot be installed: packaging/debhelper/install does that for root.
+// need skips where programs cannot be installed: packaging/install does that for root.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, name := range programs {
 		if _, err := exec.LookPath(name); err != nil {
 			if os.Getuid() == 0 {
-				t.Fatalf("%v: run packaging/debhelper/install", err)
+				t.Fatalf("%v: run packaging/install", err)
 			}
-			t.Skipf("%v: sudo packaging/debhelper/install", err)
+			t.Skipf("%v: sudo packaging/install", err)
 		}
 	}
 }

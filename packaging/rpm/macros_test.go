@@ -25,9 +25,9 @@ func rpm(t *testing.T, program string, args ...string) (string, error) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
 		if os.Getuid() == 0 {
-			t.Fatalf("%v: run packaging/debhelper/install", err)
+			t.Fatalf("%v: run packaging/install", err)
 		}
-		t.Skipf("%v: sudo packaging/debhelper/install", err)
+		t.Skipf("%v: sudo packaging/install", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

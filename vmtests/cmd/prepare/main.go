@@ -21,14 +21,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/holdfast-go/holdfast/vmtests"
-	"github.com/holdfast-go/holdfast/vmtests/packages"
 )
 
 func main() {
@@ -105,16 +103,6 @@ func prepare(ctx context.Context, r *report, versions []vmtests.Version, vm bool
 		}}, job{fmt.Sprintf("image of %v with polkit", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
 			return vmtests.PolkitImage(ctx, v, log)
 		}})
-		if slices.Contains(vmtests.RPMVersions(), v) {
-			jobs = append(jobs, job{fmt.Sprintf("image of %v with rpm", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
-				return vmtests.RPMImage(ctx, v, log)
-			}})
-		}
-		if slices.Contains(packages.NeedrestartVersions(), v) {
-			jobs = append(jobs, job{fmt.Sprintf("image of %v with needrestart", v), func(ctx context.Context, log io.Writer) (*vmtests.Image, error) {
-				return vmtests.ImageWith(ctx, v, log, packages.Needrestart)
-			}})
-		}
 	}
 	if vm {
 		err := install(ctx, r, vmtests.RequireVMs)
