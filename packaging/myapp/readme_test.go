@@ -117,7 +117,7 @@ func output(t *testing.T, name string, args ...string) string {
 }
 
 // pages are those whose claims name the tests that show them.
-var pages = []string{"README.md", "reexec/SECURITY.md"}
+var pages = []string{"README.md", "reexec/SECURITY.md", "packaging/README.md"}
 
 // Every test that a page names exists, in the file that it names.
 func TestReadmeNamesTests(t *testing.T) {
