@@ -13,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -267,7 +265,8 @@ func (d Directory) KeepCopy(program *os.File, id Identity) (Stamp, error) {
 // a unit with DynamicUser= without execution from 257 on, where the file system can map
 // users (systemd.exec(5), DynamicUser=), unless ExecPaths= names it.
 func executable(path string) error {
-	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS); err != nil {
+	const execute = 1 // X_OK, access(2); the real and the effective user of a service are one
+	if err := syscall.Access(path, execute); err != nil {
 		return fmt.Errorf("%s cannot be executed (%w): allow %s in ExecPaths= of the unit, and mount it without noexec",
 			path, err, filepath.Dir(path))
 	}
