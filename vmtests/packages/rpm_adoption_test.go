@@ -50,7 +50,7 @@ func TestRPMAdoption(t *testing.T) {
 		}{
 			{"with a socket unit", plainUnits, false},
 			{"without a socket unit", map[string]string{
-				myappUnit: "[Unit]\nDescription=Example service\n\n[Service]\nExecStart=/usr/bin/myapp\nDynamicUser=yes\n\n[Install]\nWantedBy=multi-user.target\n",
+				myappUnit: "[Unit]\nDescription=Example service\n\n[Service]\nType=notify\nExecStart=/usr/bin/myapp\nDynamicUser=yes\n\n[Install]\nWantedBy=multi-user.target\n",
 			}, true},
 		} {
 			t.Run(before.name, func(t *testing.T) {
