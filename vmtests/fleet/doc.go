@@ -15,5 +15,5 @@
 // The hosts are containers of systemd 247, 252, 257 and 262. Each story looks at the report that the
 // play leaves on the controller, at what systemd, dpkg and the service on each host say, and at every single request.
 //
-// make test runs [TestFleet]; the rest, which takes minutes, is behind make test-fleet.
+// make test-packages runs it.
 package fleet

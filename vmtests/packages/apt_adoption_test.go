@@ -12,16 +12,7 @@ import (
 // systemd has it, and the way back works.
 func TestAptAdoption(t *testing.T) {
 	onVersions(t, func(t *testing.T, v vmtests.Version) {
-		for _, before := range []struct {
-			name  string
-			units map[string]string
-			loses bool // nobody keeps the socket
-		}{
-			{"with a socket unit", plainUnits, false},
-			{"without a socket unit", map[string]string{
-				"myapp.service": "[Unit]\nDescription=Example service\n\n[Service]\nType=notify\nExecStart=/usr/bin/myapp\nDynamicUser=yes\n\n[Install]\nWantedBy=multi-user.target\n",
-			}, true},
-		} {
+		for _, before := range beforeHoldfast {
 			t.Run(before.name, func(t *testing.T) {
 				s := newService(t, vmtests.BootTest(t, v))
 				plain, err := made.DebhelperPlain("0.9.0", before.units)

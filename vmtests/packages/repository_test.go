@@ -36,6 +36,18 @@ WantedBy=sockets.target
 `,
 }
 
+// beforeHoldfast are the packages of myapp that an upgrade adopts.
+var beforeHoldfast = []struct {
+	name  string
+	units map[string]string
+	loses bool // nobody keeps the socket
+}{
+	{"with a socket unit", plainUnits, false},
+	{"without a socket unit", map[string]string{
+		"myapp.service": "[Unit]\nDescription=Example service\n\n[Service]\nType=notify\nExecStart=/usr/bin/myapp\nDynamicUser=yes\n\n[Install]\nWantedBy=multi-user.target\n",
+	}, true},
+}
+
 // Every apt takes the repository for what it is: signed, and not when it was changed afterwards.
 func TestRepository(t *testing.T) {
 	for _, v := range vmtests.Versions() {

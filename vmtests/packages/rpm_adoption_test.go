@@ -43,16 +43,7 @@ func (s *rpmService) installPlainRPM(version string, units map[string]string) st
 // systemd has it; so is the way back.
 func TestRPMAdoption(t *testing.T) {
 	eachRPM(t, func(t *testing.T, v vmtests.Version) {
-		for _, before := range []struct {
-			name  string
-			units map[string]string
-			loses bool // nobody keeps the socket
-		}{
-			{"with a socket unit", plainUnits, false},
-			{"without a socket unit", map[string]string{
-				myappUnit: "[Unit]\nDescription=Example service\n\n[Service]\nType=notify\nExecStart=/usr/bin/myapp\nDynamicUser=yes\n\n[Install]\nWantedBy=multi-user.target\n",
-			}, true},
-		} {
+		for _, before := range beforeHoldfast {
 			t.Run(before.name, func(t *testing.T) {
 				s := bootRPM(t, v)
 				plain := s.installPlainRPM("0.9.0", before.units)
